@@ -1,0 +1,1 @@
+//! Tensor operations the backbones share.
