@@ -1,0 +1,260 @@
+//! Building networks: every parameter is asked for by its name on the Hub.
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
+use peftlab_checkpoint::{CheckpointError, TensorSource};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::params::transpose;
+use crate::sites::{Embedding, LayerNorm, Linear, Projection, ProjectionInfo, RmsNorm, Role};
+
+/// Where the values of a network's parameters come from.
+#[derive(Clone, Copy)]
+pub enum Weights<'a> {
+    /// A checkpoint. Parameters under one of `fresh` (the head of a task the checkpoint was not trained for)
+    /// are drawn when the checkpoint has none.
+    Checkpoint {
+        /// The tensors.
+        source: &'a dyn TensorSource,
+        /// Prefix of every name in the file that the network's own names lack, and the reverse: `bert.` for
+        /// a bare `BertModel` in a file.
+        base_prefix: &'a str,
+        /// Prefixes of parameters that may be missing.
+        fresh: &'a [&'a str],
+        /// Seed of what is missing.
+        seed: u64,
+    },
+    /// Drawn on the device: N(0, 0.02) weights, zero biases, unit norms.
+    Random {
+        /// Seed; a tensor's values depend on it and on its name alone.
+        seed: u64,
+    },
+    /// None: shapes and names alone, nothing is allocated.
+    Outline,
+}
+
+/// Why a network could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The checkpoint lacks a tensor.
+    #[error("{file}: tensor `{name}` is missing; is it a checkpoint of another architecture?")]
+    Missing {
+        /// The checkpoint.
+        file: String,
+        /// Name of the tensor.
+        name: String,
+    },
+    /// A tensor has another shape than `config.json` says.
+    #[error(
+        "{file}: tensor `{name}` has shape {found:?}, but config.json asks for {expected:?}; \
+         the two files do not belong together"
+    )]
+    Shape {
+        /// The checkpoint.
+        file: String,
+        /// Name of the tensor.
+        name: String,
+        /// Shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// How a parameter starts when it is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// N(0, std).
+    Normal(f64),
+    /// A constant.
+    Constant(f64),
+}
+
+/// Makes parameters below one name of the module tree. Everything it makes is frozen.
+#[derive(Clone)]
+pub struct Builder<'a> {
+    weights: Weights<'a>,
+    device: Device,
+    dtype: DType,
+    path: String,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder at the root of the tree; parameters of element type `dtype` on `device`.
+    pub fn new(weights: Weights<'a>, device: &Device, dtype: DType) -> Self {
+        Self { weights, device: device.clone(), dtype, path: String::new() }
+    }
+
+    /// The builder for the child `name`.
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { path: self.name(&name.to_string()), ..self.clone() }
+    }
+
+    fn name(&self, last: &str) -> String {
+        if self.path.is_empty() { last.to_owned() } else { format!("{}.{last}", self.path) }
+    }
+
+    /// The name of this place in the tree.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The device that parameters are made on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A site for a method at a linear map, named by this builder's place.
+    pub fn projection(&self, role: Role, [input, output]: [usize; 2], bias: bool) -> Result<Projection, BuildError> {
+        let Linear { weight, bias } = self.linear([input, output], bias)?;
+        let info = ProjectionInfo { name: self.path.clone(), role, input, output, bias: bias.is_some() };
+        Ok(Projection { weight, bias, adapters: Vec::new(), info })
+    }
+
+    /// A linear map that is no site.
+    pub fn linear(&self, [input, output]: [usize; 2], bias: bool) -> Result<Linear, BuildError> {
+        let weight = self.parameter("weight", [output, input], true, Init::Normal(0.02))?;
+        let bias = if bias { Some(self.parameter("bias", [output], false, Init::Constant(0.0))?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// A table of `entries` vectors.
+    pub fn embedding(&self, entries: usize, hidden: usize) -> Result<Embedding, BuildError> {
+        Ok(Embedding { weight: self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))? })
+    }
+
+    /// A layer norm.
+    pub fn layer_norm(&self, hidden: usize, epsilon: f64) -> Result<LayerNorm, BuildError> {
+        let weight = self.parameter("weight", [hidden], false, Init::Constant(1.0))?;
+        let bias = self.parameter("bias", [hidden], false, Init::Constant(0.0))?;
+        Ok(LayerNorm { weight, bias, epsilon })
+    }
+
+    /// A root-mean-square norm.
+    pub fn rms_norm(&self, hidden: usize, epsilon: f64) -> Result<RmsNorm, BuildError> {
+        Ok(RmsNorm { weight: self.parameter("weight", [hidden], false, Init::Constant(1.0))?, epsilon })
+    }
+
+    /// A parameter; `shape` is the Hub's, `transposed` says that we store the transpose.
+    fn parameter<const D: usize>(
+        &self,
+        last: &str,
+        shape: [usize; D],
+        transposed: bool,
+        init: Init,
+    ) -> Result<Param<Tensor<D>>, BuildError> {
+        let name = self.name(last);
+        let mut stored = shape;
+        if transposed {
+            stored.reverse();
+        }
+        let tensor = match self.weights {
+            Weights::Outline => return Ok(outline(&self.device, self.dtype, stored)),
+            Weights::Random { seed } => self.drawn(&name, stored, init, seed),
+            Weights::Checkpoint { source, base_prefix, fresh, seed } => {
+                let in_file = [name.as_str(), name.strip_prefix(base_prefix).unwrap_or(&name)]
+                    .into_iter()
+                    .find_map(|name| source.info(name).map(|info| (name.to_owned(), info.shape)));
+                match in_file {
+                    Some((name, found)) if found != shape => {
+                        let (file, expected) = (source.describe(), shape.to_vec());
+                        return Err(BuildError::Shape { file, name, expected, found });
+                    }
+                    Some((name, _)) => {
+                        let values = source.read_f32(&name)?;
+                        let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
+                        let data = TensorData::new(values, stored).convert_dtype(self.dtype);
+                        Tensor::from_data(data, (&self.device, self.dtype))
+                    }
+                    None if fresh.iter().any(|prefix| name.starts_with(prefix)) => {
+                        self.drawn(&name, stored, init, seed)
+                    }
+                    None => return Err(BuildError::Missing { file: source.describe(), name }),
+                }
+            }
+        };
+        Ok(Param::from_tensor(tensor).set_require_grad(false))
+    }
+
+    /// Drawn on the device, so that a model larger than the host's memory can be made.
+    fn drawn<const D: usize>(&self, name: &str, shape: [usize; D], init: Init, seed: u64) -> Tensor<D> {
+        match init {
+            Init::Constant(value) => Tensor::full(shape, value, (&self.device, self.dtype)),
+            Init::Normal(std) => {
+                self.device.seed(seed ^ name_hash(name));
+                Tensor::random(shape, Distribution::Normal(0.0, std), (&self.device, self.dtype))
+            }
+        }
+    }
+}
+
+/// FNV-1a: the same on every machine and in every release.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn outline<const D: usize>(device: &Device, dtype: DType, shape: [usize; D]) -> Param<Tensor<D>> {
+    let make = move |device: &Device, _| Tensor::zeros(shape, (device, dtype));
+    Param::uninitialized(ParamId::new(), make, device.clone(), false, shape.into())
+}
+
+/// Makes a method's tensors. All are `f32` and trained; their values come from a stream of their own, so that
+/// a seed gives the same adapter on every device.
+pub struct Initializer {
+    rng: ChaCha8Rng,
+    device: Device,
+}
+
+impl Initializer {
+    /// A stream for `seed`.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone() }
+    }
+
+    /// A tensor of these values, row-major.
+    pub fn values<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32)))
+    }
+
+    /// A constant.
+    pub fn constant<const D: usize>(&self, value: f32, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.values(vec![value; shape.iter().product()], shape)
+    }
+
+    /// U(-bound, bound).
+    pub fn uniform<const D: usize>(&mut self, bound: f64, shape: [usize; D]) -> Param<Tensor<D>> {
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| self.rng.random_range(-bound..bound) as f32).collect();
+        self.values(values, shape)
+    }
+
+    /// N(0, std).
+    pub fn normal<const D: usize>(&mut self, std: f64, shape: [usize; D]) -> Param<Tensor<D>> {
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| (std * gaussian(&mut self.rng)) as f32).collect();
+        self.values(values, shape)
+    }
+
+    /// `count` integers below `bound`.
+    pub fn integers(&mut self, bound: usize, count: usize) -> Vec<i64> {
+        (0..count).map(|_| self.rng.random_range(0..bound as i64)).collect()
+    }
+
+    /// Kaiming-uniform with `a = sqrt(5)`, torch's default for a linear layer (He et al. 2015,
+    /// arXiv 1502.01852): U(-1/sqrt(in), 1/sqrt(in)), stored `[in, out]`.
+    pub fn kaiming(&mut self, [input, output]: [usize; 2]) -> Param<Tensor<2>> {
+        self.uniform((input as f64).powf(-0.5), [input, output])
+    }
+}
+
+/// Box-Muller: one standard normal value.
+fn gaussian(rng: &mut impl Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (2.0 * std::f64::consts::PI * rng.random::<f64>()).cos()
+}

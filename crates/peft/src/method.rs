@@ -1,0 +1,217 @@
+use std::fmt::Debug;
+
+use dyn_clone::DynClone;
+use peftlab_layers::params::ParamInfo;
+use peftlab_layers::{Initializer, Model};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::outline::Outline;
+
+/// The families of Xu et al. 2023, arXiv 2312.12148.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Not efficient: the yardsticks.
+    Baseline,
+    /// New parameters beside the old ones.
+    Additive,
+    /// A part of the old parameters.
+    Partial,
+    /// The change of the old parameters in another form.
+    Reparameterized,
+    /// Several methods in one.
+    Hybrid,
+    /// Several methods' places, one method.
+    Unified,
+}
+
+/// Whether a model is unchanged by attaching the method, before the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Identity {
+    /// To the bit.
+    Exact,
+    /// Logits differ by at most this.
+    Within(f64),
+    /// It is changed.
+    No,
+}
+
+/// Whether a trained model can do without the method's tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MergeKind {
+    /// The weights themselves were trained.
+    Already,
+    /// Into the weights, exactly.
+    Exact,
+    /// Not at all.
+    No,
+}
+
+/// What a method says about itself.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Card {
+    /// Name in experiment files.
+    pub name: &'static str,
+    /// What it is called in the literature.
+    pub title: &'static str,
+    /// Family in the survey.
+    pub family: Family,
+    /// Paper.
+    pub paper: &'static str,
+    /// What it computes, in one sentence with its equation.
+    pub summary: &'static str,
+    /// Whether the model is unchanged at step 0.
+    pub identity: Identity,
+    /// Whether it can be merged into the weights.
+    pub merge: MergeKind,
+    /// Where it does not apply, and why; empty if it always does.
+    pub not_for: &'static str,
+    /// Its settings: name, default and meaning.
+    pub settings: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// A method's parameters, without the head's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Trained.
+    pub adapter: usize,
+    /// Kept for deployment beside the base model.
+    pub stored: usize,
+    /// Frozen tensors that the method brings along.
+    pub buffers: usize,
+}
+
+impl Count {
+    /// All that is trained is stored, and nothing else.
+    pub fn all(adapter: usize) -> Self {
+        Self { adapter, stored: adapter, buffers: 0 }
+    }
+}
+
+/// Why a method cannot be attached to a model, as its user reads it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotApplicable(String);
+
+impl NotApplicable {
+    /// A reason, and where there is one a remedy.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// A fine-tuning method: its settings, and what it does with them.
+///
+/// The implementing struct holds the settings as an experiment file gives them; give every field a default
+/// and deny unknown ones. The head of a sequence task is trained with every method, and is not its business.
+pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What the method says about itself.
+    const CARD: Card;
+
+    /// A row's label, with the settings that tell rows apart.
+    fn label(&self) -> String {
+        Self::CARD.name.to_owned()
+    }
+
+    /// Parameters for a network of this shape.
+    ///
+    /// # Errors
+    /// Where the settings make no sense, or the method does not apply to such a network.
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
+
+    /// Puts the method's state at the sites of `model`. What it puts there is trained.
+    ///
+    /// # Errors
+    /// Where [`count`](Self::count) has one.
+    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+        let _ = (model, outline, init);
+        Ok(())
+    }
+
+    /// Whether a parameter of the base model, named as on the Hub, is trained.
+    fn trains(&self, parameter: &ParamInfo) -> bool {
+        let _ = parameter;
+        false
+    }
+
+    /// Brings what was trained into the form that is deployed.
+    fn finish(&self, model: &mut Model) {
+        let _ = model;
+    }
+
+    /// The settings that `config`, an `adapter_config.json` of Hugging Face PEFT, stands for; `None` if it
+    /// is another method's.
+    ///
+    /// # Errors
+    /// Where it is this method's, with an option that is not supported.
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        let _ = config;
+        Ok(None)
+    }
+
+    /// The `adapter_config.json` for these settings, if PEFT has the method.
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        let _ = outline;
+        None
+    }
+}
+
+/// The object-safe form of [`Method`]; implemented for every method, never by hand.
+pub trait DynMethod: Debug + DynClone + Send + Sync {
+    /// See [`Method::CARD`].
+    fn card(&self) -> &'static Card;
+    /// See [`Method::label`].
+    fn label(&self) -> String;
+    /// See [`Method::count`].
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
+    /// See [`Method::attach`].
+    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable>;
+    /// See [`Method::trains`].
+    fn trains(&self, parameter: &ParamInfo) -> bool;
+    /// See [`Method::finish`].
+    fn finish(&self, model: &mut Model);
+    /// See [`Method::to_peft`].
+    fn to_peft(&self, outline: &Outline) -> Option<Value>;
+    /// All settings, defaults included.
+    fn settings(&self) -> Value;
+}
+
+dyn_clone::clone_trait_object!(DynMethod);
+
+impl<M: Method> DynMethod for M {
+    fn card(&self) -> &'static Card {
+        const { &M::CARD }
+    }
+
+    fn label(&self) -> String {
+        Method::label(self)
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        Method::count(self, outline)
+    }
+
+    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+        Method::attach(self, model, outline, init)
+    }
+
+    fn trains(&self, parameter: &ParamInfo) -> bool {
+        Method::trains(self, parameter)
+    }
+
+    fn finish(&self, model: &mut Model) {
+        Method::finish(self, model);
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        Method::to_peft(self, outline)
+    }
+
+    fn settings(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,128 @@
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use peftlab_layers::{Attached, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role};
+use peftlab_ops::cast_like;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::lora::{targets_from_peft, targets_to_peft};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// (IA)³: learned vectors scale keys, values and the feed-forward network's hidden activations.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ia3 {
+    /// Projections; key, value and the one out of the feed-forward network if absent.
+    pub target_modules: Option<Targets>,
+    /// Those of them whose input is scaled, not their output; the last if absent.
+    pub feedforward_modules: Option<Targets>,
+}
+
+const TARGETS: [Role; 3] = [Role::Key, Role::Value, Role::Down];
+
+impl Ia3 {
+    /// The targets, and for each whether its input is scaled.
+    fn targets<'a>(&self, outline: &'a Outline) -> Result<Vec<(&'a ProjectionInfo, bool)>, NotApplicable> {
+        let targets = Targets::select(self.target_modules.as_ref(), &TARGETS, outline)?;
+        // an explicit empty list is PEFT's way of saying that no target's input is scaled
+        let none = matches!(&self.feedforward_modules, Some(Targets::Names(names)) if names.is_empty());
+        let inputs = match none {
+            true => Vec::new(),
+            false => Targets::select(self.feedforward_modules.as_ref(), &[Role::Down], outline)?,
+        };
+        Ok(targets.into_iter().map(|p| (p, inputs.contains(&p))).collect())
+    }
+}
+
+impl Method for Ia3 {
+    const CARD: Card = Card {
+        name: "ia3",
+        title: "(IA)³",
+        family: Family::Additive,
+        paper: "Liu et al. 2022, arXiv 2205.05638",
+        summary: "Learned vectors, one at the start, scale keys and values, y = l ⊙ (x W + b), and the hidden \
+                  activations of the feed-forward network, y = (l ⊙ x) W + b.",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[
+            ("target_modules", "key, value, down", "names, a regular expression, or \"all-linear\""),
+            ("feedforward_modules", "down", "those of the targets whose input is scaled, not their output"),
+        ],
+    };
+
+    fn label(&self) -> String {
+        format!("ia3 {}", Targets::label(self.target_modules.as_ref(), "k,v,ffn"))
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        let targets = self.targets(outline)?;
+        Ok(Count::all(targets.iter().map(|(p, input)| if *input { p.input } else { p.output }).sum()))
+    }
+
+    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+        let targets = self.targets(outline)?;
+        for projection in model.sites().projections {
+            let Some((info, input)) = targets.iter().find(|(p, _)| p.name == projection.info.name) else {
+                continue;
+            };
+            let shape = if *input { [1, info.input] } else { [info.output, 1] };
+            let adapter = Ia3Adapter { ia3_l: init.constant(1.0, shape), input: *input };
+            projection.adapters.push(Attached::new(Box::new(adapter)));
+        }
+        Ok(())
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        Ok((config["peft_type"] == "IA3").then(|| Self {
+            target_modules: targets_from_peft(&config["target_modules"]),
+            feedforward_modules: targets_from_peft(&config["feedforward_modules"]),
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        let targets = self.targets(outline).ok()?;
+        let all: Vec<_> = targets.iter().map(|(p, _)| *p).collect();
+        let inputs: Vec<_> = targets.iter().filter(|(_, input)| *input).map(|(p, _)| *p).collect();
+        Some(json!({
+            "peft_type": "IA3",
+            "target_modules": targets_to_peft(&all),
+            "feedforward_modules": targets_to_peft(&inputs),
+            "fan_in_fan_out": false,
+            "init_ia3_weights": true,
+        }))
+    }
+}
+
+/// (IA)³'s vector at one projection.
+#[derive(Module, Debug)]
+struct Ia3Adapter {
+    /// `[1, in]` where the input is scaled, `[out, 1]` where the output is, as PEFT has it.
+    ia3_l: Param<Tensor<2>>,
+    #[module(skip)]
+    input: bool,
+}
+
+impl Ia3Adapter {
+    fn vector(&self) -> Tensor<1> {
+        self.ia3_l.val().flatten(0, 1)
+    }
+}
+
+impl ProjectionAdapter for Ia3Adapter {
+    fn forward(&self, input: Tensor<3>, inner: &Inner<'_>) -> Tensor<3> {
+        let scale = cast_like(self.vector(), &input).unsqueeze::<3>();
+        if self.input { inner.forward(input * scale) } else { inner.forward(input) * scale }
+    }
+
+    fn merge(&self, mut weights: Merged) -> Option<Merged> {
+        let vector = cast_like(self.vector(), &weights.weight);
+        if self.input {
+            weights.weight = weights.weight * vector.unsqueeze_dim(1);
+        } else {
+            weights.weight = weights.weight * vector.clone().unsqueeze_dim(0);
+            weights.bias = weights.bias.map(|bias| bias * vector);
+        }
+        Some(weights)
+    }
+}

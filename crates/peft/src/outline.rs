@@ -1,0 +1,49 @@
+use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::{Dimensions, Model, ProjectionInfo};
+
+/// A network's shape: what a method can be counted from without building anything.
+#[derive(Clone, Debug)]
+pub struct Outline {
+    /// Sizes.
+    pub dimensions: Dimensions,
+    /// Every projection, in the order of the network.
+    pub projections: Vec<ProjectionInfo>,
+    /// Every parameter, with names as on the Hub.
+    pub parameters: Vec<ParamInfo>,
+    /// The head's parameters, by position in `parameters`.
+    head: Vec<bool>,
+}
+
+impl Outline {
+    /// The outline of a model that nothing is attached to.
+    pub fn of(model: &mut Model) -> Self {
+        let mut parameters = params::infos(model);
+        let head = parameters.iter().map(|info| model.is_head(&info.name)).collect();
+        for info in &mut parameters {
+            if let Some(name) = info.name.strip_prefix("base_model.model.") {
+                info.name = name.to_owned();
+            }
+        }
+        Self { dimensions: model.dimensions(), projections: model.projections(), parameters, head }
+    }
+
+    /// Number of parameters in all, head included.
+    pub fn total(&self) -> usize {
+        self.parameters.iter().map(ParamInfo::elements).sum()
+    }
+
+    /// Number of parameters of the head.
+    pub fn head(&self) -> usize {
+        self.parameters.iter().zip(&self.head).filter(|(_, head)| **head).map(|(info, _)| info.elements()).sum()
+    }
+
+    /// Every parameter that is not the head's.
+    pub fn body(&self) -> impl Iterator<Item = &ParamInfo> {
+        self.parameters.iter().zip(&self.head).filter(|(_, head)| !**head).map(|(info, _)| info)
+    }
+
+    /// Whether `name`, as on the Hub, is a parameter of the head.
+    pub fn is_head(&self, name: &str) -> bool {
+        self.parameters.iter().zip(&self.head).any(|(info, head)| *head && info.name == name)
+    }
+}

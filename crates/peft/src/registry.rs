@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::method::{Card, DynMethod, Method, NotApplicable};
+use crate::methods;
+
+/// The methods that experiment files can name.
+pub struct Registry {
+    entries: BTreeMap<&'static str, Entry>,
+}
+
+/// One method.
+pub struct Entry {
+    /// What the method says about itself.
+    pub card: &'static Card,
+    parse: fn(Value) -> Result<Box<dyn DynMethod>, SettingsError>,
+    from_peft: FromPeft,
+}
+
+type FromPeft = fn(&Value) -> Result<Option<Box<dyn DynMethod>>, NotApplicable>;
+
+/// A setting that a method does not have, or of another type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SettingsError {
+    /// The key, if one is to blame.
+    pub key: Option<String>,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// A name that no method has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no method `{name}`{}; there are {}",
+    nearest.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default(), all.join(", "))]
+pub struct UnknownMethod {
+    name: String,
+    nearest: Option<&'static str>,
+    all: Vec<&'static str>,
+}
+
+impl Registry {
+    /// No methods.
+    pub fn empty() -> Self {
+        Self { entries: BTreeMap::new() }
+    }
+
+    /// Every method of this crate.
+    pub fn standard() -> Self {
+        let mut registry = Self::empty();
+        registry.add::<methods::Full>();
+        registry.add::<methods::HeadOnly>();
+        registry.add::<methods::BitFit>();
+        registry.add::<methods::Lora>();
+        registry.add::<methods::Houlsby>();
+        registry.add::<methods::Pfeiffer>();
+        registry.add::<methods::Parallel>();
+        registry.add::<methods::PrefixTuning>();
+        registry.add::<methods::PromptTuning>();
+        registry.add::<methods::Ia3>();
+        registry
+    }
+
+    /// Adds a method, in place of one with the same name.
+    pub fn add<M: Method>(&mut self) {
+        let entry = Entry {
+            card: const { &M::CARD },
+            parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
+            from_peft: |config| Ok(M::from_peft(config)?.map(|method| Box::new(method) as Box<dyn DynMethod>)),
+        };
+        self.entries.insert(M::CARD.name, entry);
+    }
+
+    /// Every method, by name.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The method `name`.
+    ///
+    /// # Errors
+    /// Where there is none; the error names the nearest.
+    pub fn get(&self, name: &str) -> Result<&Entry, UnknownMethod> {
+        self.entries.get(name).ok_or_else(|| {
+            let all: Vec<_> = self.entries.keys().copied().collect();
+            UnknownMethod { name: name.to_owned(), nearest: nearest(name, &all), all }
+        })
+    }
+
+    /// The method that an `adapter_config.json` of Hugging Face PEFT describes, if there is one.
+    ///
+    /// # Errors
+    /// Where the method is known, but one of its options is not.
+    pub fn from_peft(&self, config: &Value) -> Result<Option<Box<dyn DynMethod>>, NotApplicable> {
+        for entry in self.entries.values() {
+            if let Some(method) = (entry.from_peft)(config)? {
+                return Ok(Some(method));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Entry {
+    /// The method with these settings, a table.
+    ///
+    /// # Errors
+    /// Where a key is unknown or of another type.
+    pub fn parse(&self, settings: Value) -> Result<Box<dyn DynMethod>, SettingsError> {
+        (self.parse)(settings)
+    }
+}
+
+fn parse<M: Method>(settings: Value) -> Result<M, SettingsError> {
+    serde_path_to_error::deserialize(settings).map_err(|error| {
+        let path = error.path().to_string();
+        let mut message = error.inner().to_string();
+        // serde's text for an unknown key: "unknown field `x`, expected one of .."; its path is the parent's
+        let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+        let unknown = unknown.map(|(key, _)| key.to_owned());
+        if let Some(key) = &unknown {
+            let keys: Vec<&str> = M::CARD.settings.iter().map(|(name, ..)| *name).collect();
+            let hint = nearest(key, &keys).map(|key| format!("; did you mean `{key}`?")).unwrap_or_default();
+            let name = M::CARD.name;
+            message = match keys.is_empty() {
+                true => format!("`{name}` has no setting `{key}`, nor any other"),
+                false => format!("`{name}` has no setting `{key}`{hint} (there are {})", keys.join(", ")),
+            };
+        }
+        SettingsError { key: unknown.or((path != ".").then_some(path)), message }
+    })
+}
+
+fn nearest<'a>(name: &str, all: &[&'a str]) -> Option<&'a str> {
+    let similar = |other: &&str| strsim::jaro_winkler(name, other);
+    let best = all.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)))?;
+    (similar(best) > 0.7).then_some(best)
+}
