@@ -47,7 +47,14 @@ impl Model {
 
     /// Whether the parameter `name`, as this module's [`params`](crate::params) name it, belongs to the head.
     pub fn is_head(&self, name: &str) -> bool {
-        name.strip_prefix("base_model.model.").is_some_and(|name| self.base_model.is_head(name))
+        self.base_model.is_head(name)
+    }
+
+    /// Brings what was trained into the form that is deployed; the logits stay the same.
+    pub fn bake(&mut self) {
+        for adapter in &mut self.adapters {
+            adapter.bake();
+        }
     }
 
     /// Puts every projection's adapters into its weights.

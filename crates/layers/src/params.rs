@@ -1,8 +1,9 @@
 //! Parameters by the names they have on the Hub.
 //!
 //! A parameter's name is its path in the module tree, since fields are named as on the Hub, without the
-//! segments that are ours alone: sites (`*_site`), lists of attached modules (`adapters.0`), and the wrapper.
-//! With the prefix PEFT gives to everything inside a wrapped model, the names are those of a PEFT file.
+//! segments that are ours alone: sites (`*_site`), lists of attached modules (`adapters.0`), and the wrapper
+//! (`base_model`). Methods name their tensors as PEFT does, so these names are a PEFT file's, too, but for the
+//! prefix that PEFT puts before everything inside a wrapped model.
 //! Weights of linears are stored `[in, out]`, on the Hub `[out, in]`: everything in this module speaks the
 //! Hub's layout.
 
@@ -18,7 +19,7 @@ const LINEARS: [&str; 2] = ["Struct:Linear", "Struct:Projection"];
 /// A parameter's name, shape and state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamInfo {
-    /// Name as on the Hub, or as PEFT writes it.
+    /// Name as on the Hub; a method's tensors are named below the module they are attached to.
     pub name: String,
     /// Shape in the Hub's layout.
     pub shape: Vec<usize>,
@@ -70,7 +71,7 @@ impl Path {
                 "adapters" => {
                     segments.next();
                 }
-                "base_model" => kept.extend(["base_model", "model"]),
+                "base_model" => {}
                 _ if segment.ends_with("_site") => {}
                 // `self_` is `self` on the Hub, a word that no field of ours can have
                 _ => kept.push(segment.strip_suffix('_').unwrap_or(segment)),

@@ -321,6 +321,10 @@ dyn_clone::clone_trait_object!(EmbeddingAdapter);
 pub trait ModelAdapter: ErasedModule {
     /// Computes what the sites of one forward pass need, and puts it into the context.
     fn prepare(&self, context: &mut Context);
+
+    /// Brings what was trained into the form that is deployed, such as a prefix without the network that made
+    /// it.
+    fn bake(&mut self) {}
 }
 
 dyn_clone::clone_trait_object!(ModelAdapter);

@@ -138,11 +138,6 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
         false
     }
 
-    /// Brings what was trained into the form that is deployed.
-    fn finish(&self, model: &mut Model) {
-        let _ = model;
-    }
-
     /// The settings that `config`, an `adapter_config.json` of Hugging Face PEFT, stands for; `None` if it
     /// is another method's.
     ///
@@ -172,8 +167,6 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable>;
     /// See [`Method::trains`].
     fn trains(&self, parameter: &ParamInfo) -> bool;
-    /// See [`Method::finish`].
-    fn finish(&self, model: &mut Model);
     /// See [`Method::to_peft`].
     fn to_peft(&self, outline: &Outline) -> Option<Value>;
     /// All settings, defaults included.
@@ -201,10 +194,6 @@ impl<M: Method> DynMethod for M {
 
     fn trains(&self, parameter: &ParamInfo) -> bool {
         Method::trains(self, parameter)
-    }
-
-    fn finish(&self, model: &mut Model) {
-        Method::finish(self, model);
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {

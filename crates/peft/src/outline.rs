@@ -17,13 +17,8 @@ pub struct Outline {
 impl Outline {
     /// The outline of a model that nothing is attached to.
     pub fn of(model: &mut Model) -> Self {
-        let mut parameters = params::infos(model);
+        let parameters = params::infos(model);
         let head = parameters.iter().map(|info| model.is_head(&info.name)).collect();
-        for info in &mut parameters {
-            if let Some(name) = info.name.strip_prefix("base_model.model.") {
-                info.name = name.to_owned();
-            }
-        }
         Self { dimensions: model.dimensions(), projections: model.projections(), parameters, head }
     }
 

@@ -1,4 +1,4 @@
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peftlab_layers::{
     Attached, AttentionAdapter, Context, Initializer, KeysValues, Linear, Model, ModelAdapter,
@@ -172,6 +172,11 @@ impl ModelAdapter for Prefix {
         layers.reverse();
         context.share(SharedPrefix(layers));
         context.shift_positions(count);
+    }
+
+    fn bake(&mut self) {
+        let prefix = self.prompt_encoder.forward().detach();
+        self.prompt_encoder = PrefixEncoder { embedding: Table { weight: Param::from_tensor(prefix) }, transform: None };
     }
 }
 

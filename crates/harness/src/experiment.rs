@@ -1,0 +1,394 @@
+//! The experiment file, as written.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use peftlab_peft::{DynMethod, Registry};
+use peftlab_tasks::TaskSpec;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use toml::Spanned;
+
+use crate::error::HarnessError;
+use crate::optimizer::{OptimizerSpec, Schedule};
+
+/// An experiment: one model, some tasks, some methods, some seeds.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// Names the results folder.
+    pub name: String,
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// `cpu`, `cuda:N` or `auto`.
+    pub device: String,
+    /// One run for each.
+    pub seeds: Vec<u64>,
+    /// The model.
+    pub model: ModelSpec,
+    /// What all methods share.
+    pub training: TrainingSpec,
+    /// The tasks, in the order of the table's columns.
+    pub tasks: Vec<TaskSpec>,
+    /// The methods, in the order of the table's rows.
+    pub methods: Vec<MethodSpec>,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A folder in the Hub's layout, a GGUF file, or `hub:owner/name@revision`; with random weights a folder
+    /// with a `config.json`, or that file.
+    pub source: String,
+    /// What tables call it; the source's last part if absent.
+    pub name: Option<String>,
+    /// Where its values come from.
+    #[serde(default)]
+    pub weights: WeightsSpec,
+    /// Element type of the frozen weights and of activations.
+    #[serde(default)]
+    pub dtype: DtypeSpec,
+    /// Keys of `config.json` to change, such as dropout probabilities.
+    #[serde(default)]
+    pub config: serde_json::Map<String, Value>,
+}
+
+/// Where a model's values come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsSpec {
+    /// A checkpoint.
+    #[default]
+    Pretrained,
+    /// Drawn from the seed.
+    Random,
+}
+
+/// Element type of frozen weights and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DtypeSpec {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+/// `[training]`; a method may change any of it in its own table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingSpec {
+    /// Passes over the training set; give this or `steps`.
+    pub epochs: Option<usize>,
+    /// Optimizer steps.
+    pub steps: Option<usize>,
+    /// Examples in a forward pass.
+    pub batch_size: usize,
+    /// Forward passes in an optimizer step; the loss is the mean over all their tokens or rows.
+    pub gradient_accumulation: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its course after the warm-up.
+    pub schedule: Schedule,
+    /// Share of the steps in which it rises.
+    pub warmup_ratio: f64,
+    /// Steps in which it rises, in place of the share.
+    pub warmup_steps: Option<usize>,
+    /// The optimizer.
+    pub optimizer: OptimizerSpec,
+    /// Largest global norm of the gradients; absent for no clipping.
+    pub max_grad_norm: Option<f64>,
+    /// Batches of similar lengths are made from this many batches at a time; 0 for none.
+    pub length_buckets: usize,
+    /// Steps between looks at the validation set; absent for one at the end.
+    pub evaluate_every: Option<usize>,
+    /// Looks without an improvement after which training stops. The best weights are kept.
+    pub patience: Option<usize>,
+    /// Whether the validation loss is measured before the first step, too.
+    pub evaluate_start: bool,
+    /// Examples in a forward pass of an evaluation.
+    pub evaluate_batch_size: usize,
+    /// Steps left out of the timing, for the first ones are slower.
+    pub timing_warmup_steps: usize,
+}
+
+impl Default for TrainingSpec {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            steps: None,
+            batch_size: 16,
+            gradient_accumulation: 1,
+            learning_rate: 1e-4,
+            schedule: Schedule::Linear,
+            warmup_ratio: 0.0,
+            warmup_steps: None,
+            optimizer: OptimizerSpec::default(),
+            max_grad_norm: Some(1.0),
+            length_buckets: 20,
+            evaluate_every: None,
+            patience: None,
+            evaluate_start: true,
+            evaluate_batch_size: 64,
+            timing_warmup_steps: 3,
+        }
+    }
+}
+
+/// `[[method]]`
+#[derive(Clone, Debug)]
+pub struct MethodSpec {
+    /// The row's label.
+    pub label: String,
+    /// The method with its settings.
+    pub method: Box<dyn DynMethod>,
+    /// Training, with the method's own changes.
+    pub training: TrainingSpec,
+}
+
+/// The file's outer form; what is inside is read piece by piece, so that every mistake can be told.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    #[serde(default = "default_device")]
+    device: String,
+    #[serde(default = "default_seeds")]
+    seeds: Vec<u64>,
+    model: Spanned<toml::Table>,
+    training: Option<Spanned<toml::Table>>,
+    #[serde(default)]
+    task: Vec<Spanned<toml::Table>>,
+    #[serde(default)]
+    method: Vec<Spanned<toml::Table>>,
+}
+
+const FILE_KEYS: [&str; 7] = ["name", "device", "seeds", "model", "training", "task", "method"];
+
+fn default_device() -> String {
+    "auto".to_owned()
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![0]
+}
+
+impl Experiment {
+    /// Reads the experiment file at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or with every mistake in it.
+    pub fn read(path: &Path, registry: &Registry) -> Result<Self, HarnessError> {
+        let bytes = std::fs::read(path).map_err(|error| HarnessError::read(path, &error))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            HarnessError::input(path, format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+        })?;
+        Reader { path, text: &text, mistakes: Vec::new() }.read(registry)
+    }
+
+    /// The folder that relative paths in the file start from.
+    pub fn base(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read(mut self, registry: &Registry) -> Result<Experiment, HarnessError> {
+        let file: File = match toml::from_str(self.text) {
+            Ok(file) => file,
+            Err(error) => {
+                let message = with_hint(error.message(), &FILE_KEYS);
+                self.mistake(error.span().unwrap_or(0..0), &message);
+                return Err(HarnessError::Experiment { mistakes: self.mistakes });
+            }
+        };
+        let model: Option<ModelSpec> = self.table(&file.model, "[model]");
+        let shared = file.training.as_ref().map_or_else(toml::Table::new, |table| table.get_ref().clone());
+        let training: Option<TrainingSpec> = match &file.training {
+            Some(table) => self.table(table, "[training]"),
+            None => Some(TrainingSpec::default()),
+        };
+        let tasks: Vec<TaskSpec> = file.task.iter().filter_map(|table| self.table(table, "[[task]]")).collect();
+        let methods: Vec<MethodSpec> =
+            file.method.iter().filter_map(|table| self.method(table, &shared, registry)).collect();
+        self.whole(&file, &tasks, &methods);
+        match (model, training, self.mistakes.is_empty()) {
+            (Some(model), Some(training), true) => Ok(Experiment {
+                name: file.name,
+                path: self.path.to_owned(),
+                device: file.device,
+                seeds: file.seeds,
+                model,
+                training,
+                tasks,
+                methods,
+            }),
+            _ => Err(HarnessError::Experiment { mistakes: self.mistakes }),
+        }
+    }
+
+    /// What no table shows by itself.
+    fn whole(&mut self, file: &File, tasks: &[TaskSpec], methods: &[MethodSpec]) {
+        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            let name = &file.name;
+            self.mistake_at_key(
+                0..self.text.len(),
+                "name",
+                &format!("name `{name}` names the results folder: use letters, digits, `-`, `_` and `.`"),
+            );
+        }
+        if file.seeds.is_empty() {
+            self.mistake_at_key(0..self.text.len(), "seeds", "seeds is empty; give at least one, such as [0]");
+        }
+        for (tables, what) in [(&file.task, "[[task]]"), (&file.method, "[[method]]")] {
+            if tables.is_empty() {
+                self.mistake(0..0, &format!("there is no {what}; give at least one"));
+            }
+        }
+        let labels = methods.iter().map(|method| method.label.as_str());
+        let names = tasks.iter().map(|task| task.name.as_str());
+        if let Some(label) = repeated(labels) {
+            self.mistake(0..0, &format!("two methods are labelled `{label}`; tell them apart with `label = \"..\"`"));
+        }
+        if let Some(name) = repeated(names) {
+            self.mistake(0..0, &format!("two tasks are named `{name}`; give each its own name"));
+        }
+    }
+
+    fn method(
+        &mut self,
+        table: &Spanned<toml::Table>,
+        shared: &toml::Table,
+        registry: &Registry,
+    ) -> Option<MethodSpec> {
+        let span = table.span();
+        let mut settings = table.get_ref().clone();
+        let Some(name) = settings.remove("name") else {
+            self.mistake(span, "[[method]] has no `name`; `bench list methods` shows what there is");
+            return None;
+        };
+        let toml::Value::String(name) = name else {
+            self.mistake_at_key(span, "name", "`name` must be a string, such as name = \"lora\"");
+            return None;
+        };
+        let label = match settings.remove("label") {
+            None => None,
+            Some(toml::Value::String(label)) if !label.trim().is_empty() => Some(label),
+            Some(_) => {
+                self.mistake_at_key(span, "label", "`label` must be a string that is not empty");
+                return None;
+            }
+        };
+        let mut training = shared.clone();
+        match settings.remove("training") {
+            None => {}
+            Some(toml::Value::Table(own)) => {
+                // the number of steps is one setting in two forms
+                if own.contains_key("steps") || own.contains_key("epochs") {
+                    training.retain(|key, _| key != "steps" && key != "epochs");
+                }
+                training.extend(own);
+            }
+            Some(_) => {
+                self.mistake_at_key(span, "training", "`training` must be a table, such as { learning_rate = 1e-3 }");
+                return None;
+            }
+        }
+        let training: Option<TrainingSpec> = self.table_in(training, span.clone(), "training");
+        let entry = match registry.get(&name) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.mistake_at_key(span, "name", &error.to_string());
+                return None;
+            }
+        };
+        let settings = serde_json::to_value(settings).unwrap_or_default();
+        match entry.parse(settings) {
+            Ok(method) => {
+                Some(MethodSpec { label: label.unwrap_or_else(|| method.label()), method, training: training? })
+            }
+            Err(error) => {
+                let message = format!("method `{name}`: {error}");
+                match &error.key {
+                    Some(key) => self.mistake_at_key(span, key, &message),
+                    None => self.mistake(span, &message),
+                }
+                None
+            }
+        }
+    }
+
+    fn table<T: DeserializeOwned>(&mut self, table: &Spanned<toml::Table>, what: &str) -> Option<T> {
+        self.table_in(table.get_ref().clone(), table.span(), what)
+    }
+
+    fn table_in<T: DeserializeOwned>(&mut self, table: toml::Table, span: Range<usize>, what: &str) -> Option<T> {
+        match serde_path_to_error::deserialize(toml::Value::Table(table)) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let path = error.path().to_string();
+                let text = error.inner().message().to_owned();
+                let unknown = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+                let key = unknown.map_or(path.as_str(), |(key, _)| key);
+                let key = key.split('.').next_back().unwrap_or(key).to_owned();
+                let at = if path == "." || unknown.is_some() { String::new() } else { format!(" `{path}`") };
+                let message = format!("{what}{at}: {}", with_hint(&text, &[]));
+                self.mistake_at_key(span, &key, &message);
+                None
+            }
+        }
+    }
+
+    fn mistake(&mut self, span: Range<usize>, message: &str) {
+        let line = self.text[..span.start.min(self.text.len())].matches('\n').count() + 1;
+        self.mistakes.push(format!("{}:{line}: {message}", self.path.display()));
+    }
+
+    /// A mistake at the line of `key` within `span`, a table and what follows its header.
+    fn mistake_at_key(&mut self, span: Range<usize>, key: &str, message: &str) {
+        let rest = &self.text[span.start.min(self.text.len())..];
+        let mut offset = span.start;
+        let mut lines = rest.split_inclusive('\n').enumerate();
+        let found = lines.find_map(|(number, line)| {
+            let start = offset;
+            offset += line.len();
+            let here = line.trim_start();
+            let other_table = number > 0 && here.starts_with("[[");
+            let names_key = here.strip_prefix(key).is_some_and(|after| after.trim_start().starts_with('='))
+                || line.contains(&format!("{key} ="))
+                || line.contains(&format!("{key}="));
+            (names_key && !other_table).then_some(start)
+        });
+        let start = found.unwrap_or(span.start);
+        self.mistake(start..start, message);
+    }
+}
+
+fn repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = std::collections::HashSet::new();
+    names.find(|name| !seen.insert(*name))
+}
+
+/// Serde's text for an unknown key, with the nearest of those it expected.
+fn with_hint(message: &str, keys: &[&str]) -> String {
+    let parse = || {
+        let (key, rest) = message.strip_prefix("unknown field `")?.split_once('`')?;
+        let expected: Vec<&str> = match keys {
+            [] => rest.split('`').skip(1).step_by(2).collect(),
+            keys => keys.to_vec(),
+        };
+        let similar = |other: &&str| strsim::jaro_winkler(key, other);
+        let best = *expected.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)))?;
+        let hint = if similar(&best) > 0.7 { format!("; did you mean `{best}`?") } else { String::new() };
+        Some(format!("there is no key `{key}`{hint} (there are {})", expected.join(", ")))
+    };
+    parse().unwrap_or_else(|| message.to_owned())
+}

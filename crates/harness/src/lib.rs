@@ -1,0 +1,15 @@
+//! From an experiment file to records: plans, runs, training, parity checks.
+
+pub mod adapter;
+mod attach;
+mod error;
+mod experiment;
+mod loss;
+mod optimizer;
+pub mod parity;
+
+pub use attach::{Attached, parameters};
+pub use error::{HarnessError, read_json, write_atomic};
+pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
+pub use loss::{Loss, Targets, loss};
+pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

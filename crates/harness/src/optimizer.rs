@@ -1,0 +1,147 @@
+//! Optimizers and learning-rate schedules, with torch's defaults and names.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// An optimizer's kind and constants.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
+pub enum OptimizerSpec {
+    /// AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), decoupled weight decay.
+    AdamW {
+        /// Decay of the two moments.
+        #[serde(default = "default_betas")]
+        betas: [f32; 2],
+        /// Added to the root of the second moment.
+        #[serde(default = "default_eps")]
+        eps: f32,
+        /// Decoupled weight decay.
+        #[serde(default = "default_weight_decay")]
+        weight_decay: f32,
+    },
+    /// Stochastic gradient descent with momentum.
+    Sgd {
+        /// Momentum.
+        #[serde(default)]
+        momentum: f64,
+        /// L2 penalty, added to the gradient.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with the experiment's learning rate: no relative step,
+    /// no scaling by the parameter.
+    Adafactor {
+        /// Weight decay.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+}
+
+fn default_betas() -> [f32; 2] {
+    [0.9, 0.999]
+}
+
+fn default_eps() -> f32 {
+    1e-8
+}
+
+fn default_weight_decay() -> f32 {
+    0.01
+}
+
+impl Default for OptimizerSpec {
+    fn default() -> Self {
+        Self::AdamW { betas: default_betas(), eps: default_eps(), weight_decay: default_weight_decay() }
+    }
+}
+
+impl OptimizerSpec {
+    /// The optimizer, with no state.
+    pub fn init(&self) -> ModuleOptimizer {
+        match *self {
+            Self::AdamW { betas, eps, weight_decay } => AdamWConfig::new()
+                .with_beta_1(betas[0])
+                .with_beta_2(betas[1])
+                .with_epsilon(eps)
+                .with_weight_decay(weight_decay)
+                .init(),
+            Self::Sgd { momentum, weight_decay } => {
+                // Burn dampens the momentum by 0.1 unless told otherwise, torch does not
+                let momentum = MomentumConfig::new().with_momentum(momentum).with_dampening(0.0);
+                SgdConfig::new()
+                    .with_momentum((momentum.momentum > 0.0).then_some(momentum))
+                    .with_weight_decay((weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay)))
+                    .init()
+            }
+            Self::Adafactor { weight_decay } => AdafactorConfig::new()
+                .with_relative_step(false)
+                .with_scale_parameter(false)
+                .with_weight_decay(weight_decay)
+                .init(),
+        }
+    }
+}
+
+/// How the learning rate goes over the steps, after a linear warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays.
+    Constant,
+    /// Falls linearly to zero.
+    #[default]
+    Linear,
+    /// Falls to zero along half a cosine.
+    Cosine,
+}
+
+impl Schedule {
+    /// The factor on the learning rate at `step` (from 0) of `steps`, of which the first `warmup` rise linearly
+    /// from zero, as in `transformers`.
+    pub fn factor(self, step: usize, warmup: usize, steps: usize) -> f64 {
+        if step < warmup {
+            return step as f64 / warmup as f64;
+        }
+        let progress = (step - warmup) as f64 / (steps.saturating_sub(warmup)).max(1) as f64;
+        match self {
+            Self::Constant => 1.0,
+            Self::Linear => (1.0 - progress).max(0.0),
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos()),
+        }
+    }
+}
+
+/// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
+pub fn clip_global_norm<M: Module>(gradients: GradientsParams, module: &M, limit: f64) -> (GradientsParams, f64) {
+    struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                let square = gradient.square().sum();
+                self.1 = Some(self.1.take().map_or(square.clone(), |sum| sum + square));
+            }
+        }
+    }
+    struct Scale(GradientsParams, f64);
+    impl ModuleVisitor for Scale {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                self.0.register(param.id, gradient * self.1);
+            }
+        }
+    }
+    let mut squares = Squares(&gradients, None);
+    module.visit(&mut squares);
+    let norm = squares.1.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt());
+    if norm <= limit {
+        return (gradients, norm);
+    }
+    // as torch.nn.utils.clip_grad_norm_
+    let mut scale = Scale(gradients, limit / (norm + 1e-6));
+    module.visit(&mut scale);
+    (scale.0, norm)
+}
