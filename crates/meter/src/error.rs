@@ -15,8 +15,16 @@ pub enum MeterError {
         reason: String,
     },
 
+    /// The driver was updated under the running kernel.
+    #[error(
+        "NVML does not start: the NVIDIA kernel module that is loaded and the library that is installed differ in version; restart the machine, or in a container use the host's driver version"
+    )]
+    DriverMismatch,
+
     /// NVML works, but has no such device.
-    #[error("no NVIDIA device {asked}: NVML finds {found} here; `nvidia-smi -L` lists their indices and UUIDs")]
+    #[error(
+        "no NVIDIA device {asked}: NVML finds {found} here; `nvidia-smi -L` lists their indices and UUIDs"
+    )]
     NoSuchDevice {
         /// The index or UUID asked for.
         asked: String,
@@ -34,11 +42,15 @@ pub enum MeterError {
     },
 
     /// The operating system gave no sampling thread.
-    #[error("no thread for sampling memory: {0}; raise the process limit (`ulimit -u`) or stop other programs")]
+    #[error(
+        "no thread for sampling memory: {0}; raise the process limit (`ulimit -u`) or stop other programs"
+    )]
     Thread(#[from] std::io::Error),
 
     /// A phase began while another was running.
-    #[error("phase \"{asked}\" would begin inside phase \"{open}\"; phases do not nest: stop \"{open}\" first")]
+    #[error(
+        "phase \"{asked}\" would begin inside phase \"{open}\"; phases do not nest: stop \"{open}\" first"
+    )]
     NestedPhase {
         /// The phase that is running.
         open: String,

@@ -6,6 +6,8 @@
 //!
 //! Bytes are bytes, never KiB or MB; seconds are wall-clock seconds as `f64`.
 
+#![deny(unsafe_code)]
+
 pub mod allocated;
 mod environment;
 mod error;
@@ -18,7 +20,9 @@ mod timeline;
 pub use allocated::CountingAllocator;
 pub use environment::{Environment, environment};
 pub use error::MeterError;
-pub use nvml::{Clocks, DeviceIdentity, DeviceMemory, MemorySource, Nvml, NvmlPeak, NvmlSampler, ProcessMemory};
+pub use nvml::{
+    Clocks, DeviceIdentity, DeviceMemory, MemorySource, Nvml, NvmlPeak, NvmlSampler, ProcessMemory,
+};
 pub use resident::{ResidentMethod, ResidentPeak, resident};
 pub use step::{Spread, StepClock, StepCount, StepSummary, StepTimer, percentile};
 pub use timeline::{PhaseGuard, PhaseSummary, Timeline, TimelineSummary};
