@@ -99,6 +99,6 @@ pub fn write(tensors: &BTreeMap<String, HostTensor>, file: &Path) -> Result<(), 
             (name, tensor.shape.clone(), tensor.values.clone())
         })
         .collect();
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    Ok(write_safetensors(file, &named, &metadata)?)
+
+    Ok(write_safetensors(file, &named)?)
 }

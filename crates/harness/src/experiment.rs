@@ -41,6 +41,8 @@ pub struct ModelSpec {
     /// A folder in the Hub's layout, a GGUF file, or `hub:owner/name@revision`; with random weights a folder
     /// with a `config.json`, or that file.
     pub source: String,
+    /// A `tokenizer.json`, in place of the source's own.
+    pub tokenizer: Option<String>,
     /// What tables call it; the source's last part if absent.
     pub name: Option<String>,
     /// Where its values come from.
@@ -133,6 +135,43 @@ impl Default for TrainingSpec {
             evaluate_start: true,
             evaluate_batch_size: 64,
             timing_warmup_steps: 3,
+        }
+    }
+}
+
+impl TrainingSpec {
+    /// What no single setting shows.
+    ///
+    /// # Errors
+    /// What is wrong, with the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("batch_size", self.batch_size),
+            ("gradient_accumulation", self.gradient_accumulation),
+            ("evaluate_batch_size", self.evaluate_batch_size),
+            ("epochs", self.epochs.unwrap_or(1)),
+            ("steps", self.steps.unwrap_or(1)),
+            ("evaluate_every", self.evaluate_every.unwrap_or(1)),
+            ("patience", self.patience.unwrap_or(1)),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{key} is 0; it must be 1 or more"));
+        }
+        if self.epochs.is_some() == self.steps.is_some() {
+            return Err("give either epochs or steps".to_owned());
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(format!("learning_rate is {}; it must be above 0", self.learning_rate));
+        }
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            return Err(format!("warmup_ratio is {}; it is a share of the steps, from 0 to 1", self.warmup_ratio));
+        }
+        if self.patience.is_some() && self.evaluate_every.is_none() {
+            return Err("patience counts looks at the validation set; give evaluate_every, too".to_owned());
+        }
+        match self.max_grad_norm {
+            Some(limit) if limit <= 0.0 => Err(format!("max_grad_norm is {limit}; it must be above 0, or absent")),
+            _ => Ok(()),
         }
     }
 }

@@ -2,14 +2,21 @@
 
 pub mod adapter;
 mod attach;
+pub mod device;
 mod error;
+pub mod exchange;
 mod experiment;
+pub mod grid;
 mod loss;
 mod optimizer;
 pub mod parity;
+pub mod plan;
+pub mod run;
+mod train;
 
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json, write_atomic};
 pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
 pub use loss::{Loss, Targets, loss};
+pub use train::{Event, Feeder, History, evaluate, train};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

@@ -61,7 +61,11 @@ fn attach(model: &mut Model, mut make: impl FnMut() -> BottleneckAdapters) {
 }
 
 const SERIAL: &[(&str, &str, &str)] =
-    &[("bottleneck", "64", "m, the width inside"), ("activation", "see the method", "\"relu\", \"gelu\" or \"swish\"")];
+    &[
+        ("bottleneck", "64", "m, the width inside"),
+        ("activation", "\"swish\" (Houlsby), \"relu\" (Pfeiffer)", "\"relu\", \"gelu\" or \"swish\""),
+        ("scaling", "1", "s"),
+    ];
 
 /// Houlsby's adapters: serial, after both sub-layers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,11 +75,13 @@ pub struct Houlsby {
     pub bottleneck: usize,
     /// σ
     pub activation: Activation,
+    /// s
+    pub scaling: f64,
 }
 
 impl Default for Houlsby {
     fn default() -> Self {
-        Self { bottleneck: 64, activation: Activation::Swish }
+        Self { bottleneck: 64, activation: Activation::Swish, scaling: 1.0 }
     }
 }
 
@@ -85,7 +91,7 @@ impl Method for Houlsby {
         title: "Bottleneck adapters (Houlsby)",
         family: Family::Additive,
         paper: "Houlsby et al. 2019, arXiv 1902.00751",
-        summary: "After attention and after the feed-forward network, h = LN(o + Adp(o) + x) with \
+        summary: "After attention and after the feed-forward network, h = LN(o + s Adp(o) + x) with \
                   Adp(o) = W_up σ(W_down o + b) + b'; matrices start at N(0, 0.02).",
         identity: Identity::Within(0.1),
         merge: MergeKind::No,
@@ -107,6 +113,7 @@ impl Method for Houlsby {
         attach(model, || BottleneckAdapters {
             adapter_attention: Some(one()),
             adapter_ffn: Some(one()),
+            scaling: self.scaling,
             ..BottleneckAdapters::default()
         });
         Ok(())
@@ -121,11 +128,13 @@ pub struct Pfeiffer {
     pub bottleneck: usize,
     /// σ
     pub activation: Activation,
+    /// s
+    pub scaling: f64,
 }
 
 impl Default for Pfeiffer {
     fn default() -> Self {
-        Self { bottleneck: 64, activation: Activation::Relu }
+        Self { bottleneck: 64, activation: Activation::Relu, scaling: 1.0 }
     }
 }
 
@@ -135,7 +144,7 @@ impl Method for Pfeiffer {
         title: "Bottleneck adapters (Pfeiffer)",
         family: Family::Additive,
         paper: "Pfeiffer et al. 2020, arXiv 2005.00247",
-        summary: "After the feed-forward network, h = LN(o + Adp(LN(o + x)) + x): the adapter reads what the block \
+        summary: "After the feed-forward network, h = LN(o + s Adp(LN(o + x)) + x): the adapter reads what the block \
                   would have given, through the block's own norm, which is so used twice; matrices start at N(0, 0.02).",
         identity: Identity::Within(0.1),
         merge: MergeKind::No,
@@ -157,6 +166,7 @@ impl Method for Pfeiffer {
         attach(model, || BottleneckAdapters {
             adapter_ffn: Some(one()),
             reads_block_output: true,
+            scaling: self.scaling,
             ..BottleneckAdapters::default()
         });
         Ok(())
@@ -298,7 +308,7 @@ impl BlockAdapter for BottleneckAdapters {
             } else {
                 output.clone()
             };
-            result = result + adapter.forward(read);
+            result = result + adapter.forward(read) * self.scaling;
         }
         if let Some(adapter) = parallel {
             result = result + adapter.forward(residual.clone()) * self.scaling;

@@ -1,0 +1,102 @@
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
+#[derive(Parser, Debug)]
+#[command(name = "bench", version, after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input.")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Train and score every cell of an experiment, then draw its report. Finished cells are not run again.
+    Run {
+        /// The experiment file.
+        file: PathBuf,
+        /// Results folder [default: results/NAME].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Run this method's cells alone; may be given several times.
+        #[arg(long, value_name = "LABEL")]
+        only: Vec<String>,
+    },
+    /// Show an experiment's grid with parameter counts; nothing is run.
+    Plan {
+        /// The experiment file.
+        file: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw tables and plots from the records of a results folder.
+    Report {
+        /// The results folder.
+        dir: PathBuf,
+    },
+    /// List what there is.
+    List {
+        /// What to list.
+        what: Listing,
+        /// As JSON: an array of objects.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check against what a reference implementation computed: one bundle, or all below a folder.
+    Parity {
+        /// A bundle, or a folder that holds bundles.
+        dir: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a finished run's adapter in Hugging Face PEFT's form.
+    Export {
+        /// The run's record, `results/NAME/runs/*.json`.
+        record: PathBuf,
+        /// The experiment file that it was run from.
+        #[arg(long, value_name = "FILE")]
+        experiment: PathBuf,
+        /// Folder for `adapter_config.json` and `adapter_model.safetensors`.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Read an adapter in Hugging Face PEFT's form, and score it on an experiment's tasks.
+    Import {
+        /// Folder with `adapter_config.json` and `adapter_model.safetensors`.
+        adapter: PathBuf,
+        /// The experiment file with the model and the tasks.
+        #[arg(long, value_name = "FILE")]
+        experiment: PathBuf,
+        /// The task, where the experiment has several.
+        #[arg(long, value_name = "NAME")]
+        task: Option<String>,
+    },
+    /// Run one cell of a grid, in this process.
+    #[command(hide = true)]
+    Cell {
+        file: PathBuf,
+        index: usize,
+        identity: String,
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Write one documentation page a method, from its card.
+    #[command(hide = true)]
+    Docs {
+        /// Folder for the pages.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Listing {
+    /// Fine-tuning methods.
+    Methods,
+    /// Networks.
+    Backbones,
+    /// Kinds of tasks.
+    Tasks,
+}

@@ -1,0 +1,167 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use peftlab_backbones::BACKBONES;
+use peftlab_harness::grid::{Line, run_grid};
+use peftlab_harness::parity::{self, Verdict};
+use peftlab_harness::plan::{Plan, program_digest};
+use peftlab_harness::{HarnessError, exchange, run};
+use peftlab_peft::Registry;
+use peftlab_tasks::TaskKind;
+use serde_json::{Value, json};
+
+use crate::arguments::{Command, Listing};
+use crate::progress::Shown;
+use crate::{Outcome, print};
+
+pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
+    match command {
+        Command::Run { file, out, only } => run_experiment(file, out.as_deref(), only, registry),
+        Command::Plan { file, json } => plan(file, *json, registry),
+        Command::Report { dir } => report(dir),
+        Command::List { what, json } => list(*what, *json, registry),
+        Command::Parity { dir, json } => check_parity(dir, *json, registry),
+        Command::Cell { file, index, identity, out } => run_cell(file, *index, identity, out, registry),
+        Command::Export { record, experiment, out } => {
+            exchange::export(record, &Plan::read(experiment, registry)?, out)?;
+            print(format!("{}: adapter_config.json, adapter_model.safetensors", out.display()));
+            Ok(Outcome::Done)
+        }
+        Command::Import { adapter, experiment, task } => {
+            let plan = Plan::read(experiment, registry)?;
+            let scores = exchange::import(adapter, &plan, task.as_deref(), registry)?;
+            for (split, score) in scores {
+                print(format!("{split:<11} {:<12} {:.6}  ({} items)", score.metric, score.value, score.items));
+            }
+            Ok(Outcome::Done)
+        }
+        Command::Docs { dir } => crate::docs::write(dir, registry),
+    }
+}
+
+fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &Registry) -> Result<Outcome> {
+    let plan = Plan::read(file, registry)?;
+    let out = out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from);
+    let outcome = run_grid(&plan, &program_digest()?, &out, only, &mut Shown::new())?;
+    let report = peftlab_report::report(&out)?;
+    print(format!("\n{}", report.text));
+    if outcome.before > 0 {
+        print(format!("{} of {} cells were done before.", outcome.before, outcome.cells));
+    }
+    print(format!("Table, plots, records: {}", out.display()));
+    match outcome.failed {
+        0 => Ok(Outcome::Done),
+        failed => {
+            print(format!("{failed} of {} cells failed; their records say why.", outcome.cells));
+            Ok(Outcome::Failed)
+        }
+    }
+}
+
+fn run_cell(file: &Path, index: usize, identity: &str, out: &Path, registry: &Registry) -> Result<Outcome> {
+    let program = program_digest()?;
+    let plan = Plan::read(file, registry)?;
+    let cell = plan.cells.get(index).filter(|cell| cell.identity == identity).ok_or_else(|| {
+        HarnessError::Failed(format!("{} or what it names changed while the grid was running", file.display()))
+    })?;
+    let print_line = &mut |event: peftlab_harness::Event| {
+        if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
+            print(line);
+        }
+    };
+    run::run_cell(&plan, cell, &program, out, print_line)?;
+    Ok(Outcome::Done)
+}
+
+fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
+    let plan = Plan::outline(file, registry)?;
+    if as_json {
+        print(serde_json::to_string_pretty(&plan.cells)?);
+        return Ok(Outcome::Done);
+    }
+    let experiment = &plan.experiment;
+    print(format!(
+        "{}: {}, {} cells = {} methods x {} tasks x {} seeds",
+        experiment.name,
+        plan.source.name,
+        plan.cells.len(),
+        experiment.methods.len(),
+        experiment.tasks.len(),
+        experiment.seeds.len(),
+    ));
+    print(format!(
+        "{:<28} {:<14} {:>14} {:>10} {:>8} {:>14} {:>7}",
+        "method", "task", "trained", "head", "%", "stored", "steps"
+    ));
+    for cell in plan.cells.iter().filter(|cell| cell.seed == experiment.seeds[0]) {
+        let p = &cell.parameters;
+        print(format!(
+            "{:<28} {:<14} {:>14} {:>10} {:>8.4} {:>14} {:>7}",
+            cell.label, cell.task, p.trained, p.head, p.percent, p.stored, cell.steps
+        ));
+    }
+    Ok(Outcome::Done)
+}
+
+fn report(dir: &Path) -> Result<Outcome> {
+    print(peftlab_report::report(dir)?.text);
+    Ok(Outcome::Done)
+}
+
+fn list(what: Listing, as_json: bool, registry: &Registry) -> Result<Outcome> {
+    let rows: Vec<(String, String, Value)> = match what {
+        Listing::Methods => registry
+            .entries()
+            .map(|entry| {
+                let card = entry.card;
+                let family = serde_json::to_value(card.family).unwrap_or_default();
+                let text = format!("{:<16} {} ({})", family.as_str().unwrap_or_default(), card.title, card.paper);
+                Ok((card.name.to_owned(), text, serde_json::to_value(card)?))
+            })
+            .collect::<Result<_>>()?,
+        Listing::Backbones => BACKBONES
+            .iter()
+            .map(|card| {
+                let value = json!({
+                    "name": card.name, "architectures": card.architectures, "heads": card.heads, "paper": card.paper,
+                });
+                (card.name.to_owned(), format!("{} ({})", card.heads, card.paper), value)
+            })
+            .collect(),
+        Listing::Tasks => TaskKind::ALL
+            .iter()
+            .map(|kind| {
+                let value = json!({ "name": kind.name(), "description": kind.description() });
+                (kind.name().to_owned(), kind.description().to_owned(), value)
+            })
+            .collect(),
+    };
+    if as_json {
+        let values: Vec<Value> = rows.into_iter().map(|(.., value)| value).collect();
+        print(serde_json::to_string_pretty(&values)?);
+    } else {
+        for (name, text, _) in rows {
+            print(format!("{name:<16} {text}"));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn check_parity(dir: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
+    let mut checks = Vec::new();
+    for bundle in parity::find(dir)? {
+        let check = parity::check(&bundle, registry).with_context(|| bundle.display().to_string())?;
+        if !as_json {
+            print(&check);
+        }
+        checks.push(check);
+    }
+    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+    if as_json {
+        print(serde_json::to_string_pretty(&checks)?);
+    } else {
+        let (passed, skipped) = (count(Verdict::Pass), count(Verdict::Skip));
+        print(format!("{passed} passed, {} failed, {skipped} skipped", count(Verdict::Fail)));
+    }
+    Ok(if count(Verdict::Fail) == 0 { Outcome::Done } else { Outcome::Failed })
+}

@@ -1,0 +1,47 @@
+//! The `bench` program as a library, so that a program with methods of its own can be one, too: fill a
+//! [`Registry`] and call [`main`]. `examples/custom_method.rs` shows how.
+
+mod arguments;
+mod commands;
+mod docs;
+mod progress;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use peftlab_peft::Registry;
+
+use arguments::Arguments;
+
+/// What a command came to, for the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is well: exit code 0.
+    Done,
+    /// Something that was measured failed: exit code 1.
+    Failed,
+}
+
+/// Runs the program with the methods in `registry`. Exit codes: 0 done, 1 something measured failed, 2 wrong
+/// input.
+pub fn main(registry: &Registry) -> ExitCode {
+    let arguments = Arguments::parse();
+    match commands::run(&arguments.command, registry) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(1),
+        Err(error) => {
+            let measured = error
+                .downcast_ref::<peftlab_harness::HarnessError>()
+                .is_some_and(|error| matches!(error, peftlab_harness::HarnessError::Failed(_)));
+            // nobody is left to tell if the standard error is gone
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(if measured { 1 } else { 2 })
+        }
+    }
+}
+
+/// Prints a line; a reader who has gone away is no error.
+pub(crate) fn print(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,250 @@
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde_json::Value;
+
+use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, floats, map};
+
+/// A checkpoint in one or several safetensors files.
+///
+/// The format: eight bytes with the header's length, the header in JSON, the tensors
+/// (<https://github.com/huggingface/safetensors>).
+pub struct Safetensors {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    file: usize,
+    info: TensorInfo,
+    bytes: std::ops::Range<usize>,
+}
+
+impl Safetensors {
+    /// Opens the files of a checkpoint.
+    ///
+    /// # Errors
+    /// Where a file is truncated, its header is not one or promises more than the file holds, or two files have
+    /// a tensor of the same name.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, CheckpointError> {
+        let mut opened = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for path in paths {
+            let bytes = map(path)?;
+            for (name, mut entry) in entries(path, &bytes)? {
+                entry.file = opened.files.len();
+                if opened.tensors.insert(name.clone(), entry).is_some() {
+                    return Err(CheckpointError::new(path, format!("tensor `{name}` is in another shard, too")));
+                }
+            }
+            opened.files.push((path.clone(), bytes));
+        }
+        Ok(opened)
+    }
+
+    /// The values of a tensor of 64-bit integers.
+    ///
+    /// # Errors
+    /// Where there is no such tensor, or it is of another type.
+    pub fn read_i64(&self, name: &str) -> Result<Vec<i64>, CheckpointError> {
+        let (path, entry, bytes) = self.find(name)?;
+        match entry.info.dtype {
+            Dtype::I64 => Ok(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+            dtype => Err(CheckpointError::new(path, format!("tensor `{name}` holds {dtype:?}, not I64"))),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<(&Path, &Entry, &[u8]), CheckpointError> {
+        let entry = self.tensors.get(name).ok_or_else(|| {
+            CheckpointError::new(self.describe(), format!("there is no tensor `{name}`"))
+        })?;
+        let (path, bytes) = &self.files[entry.file];
+        Ok((path, entry, &bytes[entry.bytes.clone()]))
+    }
+}
+
+/// The tensors of one file, every range checked against the file.
+fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Entry)>, CheckpointError> {
+    let refuse = |message: String| Err(CheckpointError::new(path, message));
+    let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) else {
+        return refuse(format!("is no safetensors file: it has {} bytes", bytes.len()));
+    };
+    let Some(end) = usize::try_from(length).ok().and_then(|n| n.checked_add(8)).filter(|end| *end <= bytes.len()) else {
+        return refuse(format!(
+            "promises a header of {length} bytes, but the file has {}: truncated, or no safetensors file; \
+             get the file again",
+            bytes.len()
+        ));
+    };
+    let header: serde_json::Map<String, Value> = match serde_json::from_slice(&bytes[8..end]) {
+        Ok(header) => header,
+        Err(error) => return refuse(format!("has a header that is no JSON: {error}; get the file again")),
+    };
+    let mut found = Vec::new();
+    for (name, value) in header {
+        if name == "__metadata__" {
+            continue;
+        }
+        let Some((shape, dtype, start, stop)) = parse(&value) else {
+            return refuse(format!("has a header with a wrong entry for tensor `{name}`"));
+        };
+        let Some((dtype, size)) = known(dtype) else {
+            return refuse(format!(
+                "tensor `{name}` has dtype {dtype}; F32, F16, BF16 and I64 can be read, convert the others"
+            ));
+        };
+        let (Some(start), Some(stop)) = (end.checked_add(start), end.checked_add(stop)) else {
+            return refuse(format!("has a header with a wrong range for tensor `{name}`"));
+        };
+        if stop > bytes.len() || start > stop {
+            return refuse(format!(
+                "tensor `{name}` ends at byte {stop}, but the file has {}: truncated; get the file again",
+                bytes.len()
+            ));
+        }
+        let expected = shape.iter().try_fold(size, |product, n| product.checked_mul(*n));
+        if expected != Some(stop - start) {
+            return refuse(format!(
+                "tensor `{name}` of shape {shape:?} and dtype {dtype:?} cannot have {} bytes",
+                stop - start
+            ));
+        }
+        found.push((name, Entry { file: 0, info: TensorInfo { shape, dtype }, bytes: start..stop }));
+    }
+    Ok(found)
+}
+
+fn parse(value: &Value) -> Option<(Vec<usize>, &str, usize, usize)> {
+    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let shape = value["shape"].as_array()?.iter().map(number).collect::<Option<_>>()?;
+    let [start, stop] = value["data_offsets"].as_array()?.as_slice() else { return None };
+    Some((shape, value["dtype"].as_str()?, number(start)?, number(stop)?))
+}
+
+fn known(dtype: &str) -> Option<(Dtype, usize)> {
+    match dtype {
+        "F32" => Some((Dtype::F32, 4)),
+        "F16" => Some((Dtype::F16, 2)),
+        "BF16" => Some((Dtype::BF16, 2)),
+        "I64" => Some((Dtype::I64, 8)),
+        _ => None,
+    }
+}
+
+impl TensorSource for Safetensors {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.tensors.get(name).map(|entry| entry.info.clone())
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        let (path, entry, bytes) = self.find(name)?;
+        let dtype = entry.info.dtype;
+        let wrong = || CheckpointError::new(path, format!("tensor `{name}` holds {dtype:?}; weights are F32, F16 or BF16"));
+        floats(bytes, dtype).ok_or_else(wrong)
+    }
+
+    fn describe(&self) -> String {
+        self.files.first().map(|(path, _)| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+/// Writes `f32` tensors (name, shape, values) so that a reader sees all of the file or nothing. The same tensors
+/// give the same bytes.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<(), CheckpointError> {
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
+    let mut offset = 0;
+    for (name, shape, values) in &sorted {
+        let end = offset + 4 * values.len();
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] });
+        header.insert(name.clone(), entry);
+        offset = end;
+    }
+    let mut header = serde_json::Value::Object(header).to_string();
+    // tensors start at a multiple of eight, as the format's own writer has it
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let mut bytes = Vec::with_capacity(8 + header.len() + offset);
+    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    for (.., values) in &sorted {
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let write = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| CheckpointError::new(path, format!("cannot be written: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let tensors = [("b".to_owned(), vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]), ("a".to_owned(), vec![1], vec![-0.5])];
+        write_safetensors(&path, &tensors).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (_dir, path) = sample();
+        let file = Safetensors::open(&[path]).unwrap();
+        assert_eq!(file.names(), ["a", "b"]);
+        assert_eq!(file.info("b").unwrap().shape, [2, 2]);
+        assert_eq!(file.read_f32("b").unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert!(file.read_f32("c").unwrap_err().to_string().contains("there is no tensor `c`"));
+    }
+
+    #[test]
+    fn no_truncated_or_changed_file_is_believed_or_panics() {
+        let (dir, path) = sample();
+        let whole = std::fs::read(&path).unwrap();
+        let cut = dir.path().join("cut.safetensors");
+        for length in 0..whole.len() {
+            std::fs::write(&cut, &whole[..length]).unwrap();
+            assert!(Safetensors::open(&[cut.clone()]).is_err(), "cut at {length}");
+        }
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] ^= flip;
+                std::fs::write(&cut, &changed).unwrap();
+                if let Ok(file) = Safetensors::open(&[cut.clone()]) {
+                    for name in file.names() {
+                        let _ = file.read_f32(&name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_named() {
+        let (dir, _) = sample();
+        let path = dir.path().join("lying.safetensors");
+        let header = r#"{"w":{"dtype":"F32","shape":[1000],"data_offsets":[0,4000]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(&[0; 16]);
+        std::fs::write(&path, bytes).unwrap();
+        let error = Safetensors::open(&[path]).err().unwrap().to_string();
+        assert!(error.contains("tensor `w` ends at byte") && error.contains("truncated"), "{error}");
+    }
+}

@@ -1,0 +1,238 @@
+//! The grid: every cell in a process of its own, what is done is not done again.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use peftlab_record::{Record, RUNS, Status, Step};
+use serde::{Deserialize, Serialize};
+
+use crate::error::HarnessError;
+use crate::plan::{Cell, Plan};
+use crate::run::empty_record;
+use crate::train::Event;
+
+/// A line that a cell's process prints on its standard output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Line {
+    /// An optimizer step is done.
+    Step {
+        /// From 1.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Mean training loss.
+        loss: f64,
+        /// Rate of this step, padding not counted.
+        tokens_per_second: f64,
+        /// Host memory allocated, in bytes.
+        memory: Option<u64>,
+    },
+    /// The validation set was looked at.
+    Validation {
+        /// After this many steps.
+        step: u64,
+        /// Mean loss.
+        loss: f64,
+    },
+}
+
+impl From<&Event> for Line {
+    fn from(event: &Event) -> Self {
+        match event {
+            Event::Step { step: Step { step, loss, seconds, tokens, .. }, steps } => Self::Step {
+                step: *step,
+                steps: *steps as u64,
+                loss: *loss,
+                tokens_per_second: *tokens as f64 / seconds,
+                memory: peftlab_meter::allocated::live(),
+            },
+            Event::Validation { step, loss } => Self::Validation { step: *step as u64, loss: *loss },
+        }
+    }
+}
+
+/// Who is told how the grid goes.
+pub trait Progress {
+    /// `done` of all cells had been done before.
+    fn start(&mut self, cells: usize, done: usize);
+    /// A cell begins.
+    fn cell(&mut self, cell: &Cell);
+    /// Something happened in it.
+    fn line(&mut self, cell: &Cell, line: &Line);
+    /// It ended, well or not.
+    fn finish(&mut self, cell: &Cell, record: &Record);
+}
+
+/// How a grid came out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Cells in all.
+    pub cells: usize,
+    /// Cells that had been done before.
+    pub before: usize,
+    /// Cells that did not end well.
+    pub failed: usize,
+}
+
+/// Runs every cell of `plan` that has no record with its identity, each as `bench cell FILE INDEX`.
+///
+/// # Errors
+/// Where the results folder is another experiment's or cannot be written. A cell that fails is a result.
+pub fn run_grid(
+    plan: &Plan,
+    program: &str,
+    out: &Path,
+    only: &[String],
+    progress: &mut dyn Progress,
+) -> Result<Outcome, HarnessError> {
+    let cells: Vec<&Cell> =
+        plan.cells.iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect();
+    for label in only {
+        if !cells.iter().any(|cell| cell.label == *label) {
+            let labels: Vec<_> = plan.experiment.methods.iter().map(|method| format!("`{}`", method.label)).collect();
+            let message = format!("--only: no method is labelled `{label}`; there are {}", labels.join(", "));
+            return Err(HarnessError::input(&plan.experiment.path, message));
+        }
+    }
+    let runs = prepare(plan, out)?;
+    let done = finished(plan, out)?;
+    let done: HashSet<&str> = done.iter().map(String::as_str).collect();
+    let (before, open): (Vec<&Cell>, Vec<&Cell>) =
+        cells.iter().partition(|cell| done.contains(cell.identity.as_str()));
+    let mut outcome = Outcome { cells: cells.len(), before: before.len(), failed: 0 };
+    progress.start(cells.len(), before.len());
+    for cell in open {
+        progress.cell(cell);
+        let path = runs.join(format!("{}.json", cell.stem()));
+        let record = match spawn(plan, cell, out, progress)? {
+            Ended::Well => Record::read(&path)?,
+            Ended::Badly { status, message } => {
+                let mut record = empty_record(plan, cell, program);
+                record.status = status;
+                record.message = message;
+                record.write(&path)?;
+                record
+            }
+        };
+        outcome.failed += usize::from(record.status != Status::Done);
+        progress.finish(cell, &record);
+    }
+    Ok(outcome)
+}
+
+/// Makes the results folder, and checks that it can be written and is this experiment's.
+fn prepare(plan: &Plan, out: &Path) -> Result<PathBuf, HarnessError> {
+    let runs = out.join(RUNS);
+    std::fs::create_dir_all(&runs).map_err(|error| HarnessError::write(&runs, &error))?;
+    tempfile::tempfile_in(&runs).map_err(|error| HarnessError::write(&runs, &error))?;
+    let name = &plan.experiment.name;
+    for (path, record) in Record::read_all(out)? {
+        if record.experiment != *name {
+            let other = &record.experiment;
+            let message = format!("is a record of the experiment `{other}`, not `{name}`; choose another folder with --out");
+            return Err(HarnessError::input(&path, message));
+        }
+    }
+    Ok(runs)
+}
+
+/// Identities of the cells that are done. Records of cells that are no longer in the plan are put aside, so
+/// that no table mixes them with those of today; nothing is deleted.
+fn finished(plan: &Plan, out: &Path) -> Result<Vec<String>, HarnessError> {
+    let stems: HashSet<String> = plan.cells.iter().map(Cell::stem).collect();
+    let mut done = Vec::new();
+    for (path, record) in Record::read_all(out)? {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if stems.contains(&stem) {
+            if record.status == Status::Done {
+                done.push(record.identity);
+            }
+        } else {
+            put_aside(&path, out)?;
+        }
+    }
+    Ok(done)
+}
+
+fn put_aside(record: &Path, out: &Path) -> Result<(), HarnessError> {
+    let folder = out.join("put-aside");
+    std::fs::create_dir_all(&folder).map_err(|error| HarnessError::write(&folder, &error))?;
+    let files = [
+        record.to_owned(),
+        peftlab_record::steps_path(record),
+        peftlab_record::predictions_path(record),
+        record.with_extension("safetensors"),
+    ];
+    for file in files.iter().filter(|file| file.is_file()) {
+        let target = folder.join(file.file_name().unwrap_or_default());
+        std::fs::rename(file, &target).map_err(|error| HarnessError::write(&target, &error))?;
+    }
+    Ok(())
+}
+
+enum Ended {
+    Well,
+    Badly { status: Status, message: String },
+}
+
+fn spawn(plan: &Plan, cell: &Cell, out: &Path, progress: &mut dyn Progress) -> Result<Ended, HarnessError> {
+    let program = std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
+    let mut child = Command::new(&program)
+        .arg("cell")
+        .arg(&plan.experiment.path)
+        .arg(cell.index.to_string())
+        .arg(&cell.identity)
+        .arg("--out")
+        .arg(out)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| HarnessError::read(&program, &error))?;
+    let mut stderr = child.stderr.take();
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(stderr) = &mut stderr {
+            // what is no text any more is no message either
+            let _ = stderr.read_to_string(&mut text);
+        }
+        text
+    });
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Ok(line) = serde_json::from_str(&line) {
+                progress.line(cell, &line);
+            }
+        }
+    }
+    let status = child.wait().map_err(|error| HarnessError::read(&program, &error))?;
+    let errors = errors.join().unwrap_or_default();
+    Ok(if status.success() { Ended::Well } else { ended_badly(status, &errors) })
+}
+
+fn ended_badly(status: ExitStatus, errors: &str) -> Ended {
+    let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut message = lines[lines.len().saturating_sub(5)..].join("; ");
+    let killed = killed_by_kernel(status);
+    let out_of_memory = killed || message.to_lowercase().contains("out of memory") || message.contains("allocation of");
+    if message.is_empty() {
+        message = match killed {
+            true => "killed by signal 9, as the kernel does when memory runs out".to_owned(),
+            false => format!("ended with {status}"),
+        };
+    }
+    Ended::Badly { status: if out_of_memory { Status::OutOfMemory } else { Status::Failed }, message }
+}
+
+#[cfg(unix)]
+fn killed_by_kernel(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(9)
+}
+
+#[cfg(not(unix))]
+fn killed_by_kernel(_: ExitStatus) -> bool {
+    false
+}

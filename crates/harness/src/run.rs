@@ -1,0 +1,360 @@
+//! One cell: from a plan to a record. It runs in a process of its own, so that its peak memory is its own.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use burn::module::Module;
+use burn::tensor::Device;
+use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::{Mode, Model, Output};
+use peftlab_meter::{Timeline, TimelineSummary, percentile};
+use peftlab_record::{
+    Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo, Time, Training,
+    predictions_path, steps_path, write_table,
+};
+use peftlab_tasks::{Metric, Split, TaskData, score};
+use sha2::{Digest, Sha256};
+
+use crate::adapter;
+use crate::attach::Attached;
+use crate::device;
+use crate::error::HarnessError;
+use crate::experiment::{DtypeSpec, TrainingSpec};
+use crate::plan::{Cell, Plan, head, hex};
+use crate::train::{Evaluation, Event, Feeder, History, evaluate, train};
+
+/// The record of `cell` with nothing measured: what a run that did not end well leaves, too.
+pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
+    let data = &plan.data[cell.task_index];
+    let metric = data.metrics[0];
+    Record {
+        schema: SCHEMA,
+        experiment: plan.experiment.name.clone(),
+        identity: cell.identity.clone(),
+        row: cell.row,
+        label: cell.label.clone(),
+        method: cell.method.clone(),
+        family: serde_json::to_value(plan.experiment.methods[cell.row].method.card().family)
+            .ok()
+            .and_then(|family| family.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        seed: cell.seed,
+        task: TaskInfo {
+            name: cell.task.clone(),
+            kind: data.kind.name().to_owned(),
+            metric: metric.name().to_owned(),
+            higher_is_better: metric.higher_is_better(),
+            in_points: metric.in_points(),
+            index: cell.task_index,
+            digest: data.digest.clone(),
+        },
+        model: ModelInfo {
+            name: plan.source.name.clone(),
+            architecture: plan.source.architecture().to_owned(),
+            source: plan.experiment.model.source.clone(),
+            digest: plan.source.digest.clone(),
+            dtype: match plan.experiment.model.dtype {
+                DtypeSpec::F32 => "f32",
+                DtypeSpec::Bf16 => "bf16",
+            }
+            .to_owned(),
+        },
+        status: Status::Failed,
+        message: String::new(),
+        parameters: cell.parameters.clone(),
+        settings: cell.settings.clone(),
+        measured: None,
+        environment: Environment {
+            device: device::describe(&plan.device),
+            threads: std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            cpu: peftlab_meter::environment().cpu,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: program.to_owned(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        },
+    }
+}
+
+/// Runs `cell` and writes its record, `runs/STEM.json` in `out`, with its tables and adapter beside it.
+///
+/// # Errors
+/// Where training goes wrong, a check fails, or the results cannot be written.
+pub fn run_cell(
+    plan: &Plan,
+    cell: &Cell,
+    program: &str,
+    out: &Path,
+    event: &mut dyn FnMut(Event),
+) -> Result<Record, HarnessError> {
+    let mut record = empty_record(plan, cell, program);
+    let training = &plan.experiment.methods[cell.row].training;
+    let run = Run { cell, scorer: Scorer { plan, data: &plan.data[cell.task_index], training } };
+    let outcome = run.measure(event)?;
+    let path = out.join(peftlab_record::RUNS).join(format!("{}.json", cell.stem()));
+    write_table(&steps_path(&path), &outcome.history.steps)?;
+    write_table(&predictions_path(&path), &outcome.evaluation.items)?;
+    adapter::write(&params::tensors(&outcome.model, |info| outcome.stored(info)), &path.with_extension("safetensors"))?;
+    record.status = Status::Done;
+    record.measured = Some(outcome.measured);
+    record.write(&path)?;
+    Ok(record)
+}
+
+struct Run<'a> {
+    cell: &'a Cell,
+    scorer: Scorer<'a>,
+}
+
+/// Evaluates models on a task.
+pub(crate) struct Scorer<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) data: &'a TaskData,
+    pub(crate) training: &'a TrainingSpec,
+}
+
+impl Scorer<'_> {
+    pub(crate) fn feeder(&self, device: &Device) -> Feeder {
+        let config = &self.plan.source.config;
+        Feeder {
+            pad: config["pad_token_id"].as_u64().unwrap_or(0) as u32,
+            device: device.clone(),
+            token_types: config["type_vocab_size"].as_u64().is_some_and(|types| types > 1),
+        }
+    }
+
+    pub(crate) fn evaluate(&self, model: &Model, split: &Split, feeder: &Feeder) -> Evaluation {
+        evaluate(model, split, self.training.evaluate_batch_size, self.data.classes.len(), feeder)
+    }
+
+    pub(crate) fn scores(&self, evaluation: &Evaluation) -> Vec<Score> {
+        let one = |metric: &Metric| {
+            let scored = score(*metric, &evaluation.predictions);
+            Score {
+                metric: metric.name().to_owned(),
+                value: scored.value,
+                standard_error: scored.standard_error,
+                items: evaluation.items.len() as u64,
+            }
+        };
+        self.data.metrics.iter().map(one).collect()
+    }
+}
+
+struct Outcome {
+    model: Model,
+    /// Names of the tensors that were trained.
+    trained: Vec<String>,
+    history: History,
+    /// Of the test set, or the validation set where there is none.
+    evaluation: Evaluation,
+    measured: Measured,
+}
+
+impl Outcome {
+    /// Baking may replace what was trained by something else that stands for it.
+    fn stored(&self, info: &ParamInfo) -> bool {
+        info.trained || self.trained.contains(&info.name)
+    }
+}
+
+impl Run<'_> {
+    fn measure(&self, event: &mut dyn FnMut(Event)) -> Result<Outcome, HarnessError> {
+        let timeline = RefCell::new(Timeline::new());
+        let phase = |name: &str| switch(&mut timeline.borrow_mut(), name);
+        phase("load")?;
+        let device = self.scorer.plan.device.clone().autodiff();
+        let (attached, step0_difference) = self.attach(&device)?;
+        self.check_count(&attached)?;
+        let feeder = self.scorer.feeder(&device);
+        let fingerprints = params::fingerprints(&attached.model);
+        let mut validation_loss = |model: &Model| -> Result<f64, HarnessError> {
+            phase("evaluate")?;
+            let loss = self.scorer.evaluate(&model.valid(), &self.scorer.data.validation, &feeder).loss;
+            phase("train")?;
+            Ok(loss)
+        };
+        let before = match self.scorer.training.evaluate_start {
+            true => Some(validation_loss(&attached.model)?),
+            false => None,
+        };
+        phase("train")?;
+        let (mut model, history) = train(
+            attached.model,
+            &self.scorer.data.train,
+            self.scorer.training,
+            self.cell.seed,
+            &feeder,
+            &mut validation_loss,
+            event,
+        )?;
+        phase("check")?;
+        let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
+        let trained = params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
+        model.bake();
+
+        phase("evaluate")?;
+        let valid = model.valid();
+        let validation = self.scorer.evaluate(&valid, &self.scorer.data.validation, &feeder);
+        let test = self.scorer.data.test.as_ref().map(|split| self.scorer.evaluate(&valid, split, &feeder));
+        phase("end")?;
+
+        let summary = timeline.borrow().summary();
+        let measured = Measured {
+            training: self.training_record(&history, before, validation.loss),
+            validation: self.scorer.scores(&validation),
+            test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
+            time: self.time(&history, &summary),
+            memory: memory(&summary),
+            checks: Checks { frozen_unchanged, trained_changed, step0_difference },
+            weights_digest: weights_digest(&model),
+            losses_digest: losses_digest(&history),
+        };
+        Ok(Outcome { model, trained, history, evaluation: test.unwrap_or(validation), measured })
+    }
+
+    /// The model with the method on it, and how much that changed its logits.
+    fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
+        let model = self.scorer.plan.source.build(head(self.scorer.data), self.cell.seed, device)?;
+        let method = &*self.scorer.plan.experiment.methods[self.cell.row].method;
+        let before = self.first_logits(&model, device);
+        let attached = Attached::new(model, method, self.cell.seed, device)
+            .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;
+        let after = self.first_logits(&attached.model, device);
+        // virtual tokens come first: the last logits are those of the same tokens
+        let both = before.iter().rev().zip(after.iter().rev());
+        let difference = both.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        Ok((attached, difference))
+    }
+
+    /// Logits of one example, for the comparison at step 0.
+    fn first_logits(&self, model: &Model, device: &Device) -> Vec<f32> {
+        let batch = self.scorer.feeder(device).feed_one(&self.scorer.data.train.examples[0]);
+        let values = match model.valid().forward(&batch, Mode::Evaluate) {
+            Output::Sequence(logits) => logits.into_data(),
+            Output::Tokens(logits) => logits.into_data(),
+        };
+        values.iter::<f32>().collect()
+    }
+
+    fn check_count(&self, attached: &Attached) -> Result<(), HarnessError> {
+        let method = &*self.scorer.plan.experiment.methods[self.cell.row].method;
+        let counted = attached.parameters(method).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
+        let predicted = &self.cell.parameters;
+        if (counted.adapter, counted.head) != (predicted.adapter, predicted.head) {
+            return Err(HarnessError::Failed(format!(
+                "`{}` trains {} + {} parameters, but counted {} + {}: a mistake in the method's count",
+                self.cell.label, counted.adapter, counted.head, predicted.adapter, predicted.head
+            )));
+        }
+        Ok(())
+    }
+
+    fn training_record(&self, history: &History, before: Option<f64>, after: f64) -> Training {
+        let losses: Vec<f64> = history.steps.iter().map(|step| step.loss).collect();
+        let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+        Training {
+            steps: history.steps.len() as u64,
+            planned_steps: history.planned as u64,
+            batch_size: (self.scorer.training.batch_size * self.scorer.training.gradient_accumulation) as u64,
+            learning_rate: self.scorer.training.learning_rate,
+            tokens: history.steps.iter().map(|step| step.tokens).sum(),
+            samples: history.samples as u64,
+            stopped_early: history.stopped_early,
+            best_step: history.best_step as u64,
+            final_loss: last.iter().sum::<f64>() / last.len().max(1) as f64,
+            validation_loss_before: before,
+            validation_loss_after: after,
+        }
+    }
+
+    fn time(&self, history: &History, summary: &TimelineSummary) -> Time {
+        let warmup = self.scorer.training.timing_warmup_steps.min(history.steps.len().saturating_sub(1));
+        let timed = &history.steps[warmup..];
+        let spread = |value: &dyn Fn(&Step) -> f64| {
+            let values: Vec<f64> = timed.iter().map(value).collect();
+            let at = |share| percentile(&values, share).unwrap_or_default();
+            Spread { p10: at(10.0), median: at(50.0), p90: at(90.0) }
+        };
+        let rows = history.samples as f64 / history.steps.len().max(1) as f64;
+        let seconds = |name: &str| {
+            summary.phases.iter().filter(|phase| phase.name == name).map(|phase| phase.seconds).sum()
+        };
+        Time {
+            load: seconds("load"),
+            train: seconds("train"),
+            evaluate: seconds("evaluate"),
+            warmup_steps: warmup as u64,
+            step: spread(&|step| step.seconds),
+            tokens_per_second: spread(&|step| step.tokens as f64 / step.seconds),
+            samples_per_second: spread(&|step| rows / step.seconds),
+        }
+    }
+}
+
+/// Ends the phase that is running, and begins another: training is never measured together with anything else.
+fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
+    let failed = |error: peftlab_meter::MeterError| HarnessError::Failed(error.to_string());
+    if timeline.running().is_some() {
+        timeline.stop().map_err(failed)?;
+    }
+    timeline.start(name).map_err(failed)
+}
+
+/// The host's memory in the training phase.
+fn memory(summary: &TimelineSummary) -> Memory {
+    let Some(train) = summary.phases.iter().find(|phase| phase.name == "train") else { return Memory::default() };
+    Memory {
+        host_allocated_peak: train.allocated_peak_bytes,
+        host_allocated_before: train.allocated_start_bytes,
+        host_resident_peak: train.resident_peak_bytes,
+        ..Memory::default()
+    }
+}
+
+/// No frozen tensor may change by a bit, and every trained one must.
+fn check_changes(
+    before: &std::collections::BTreeMap<String, u64>,
+    model: &Model,
+) -> Result<(u64, u64), HarnessError> {
+    let after = params::fingerprints(model);
+    let (mut frozen, mut trained) = (0, 0);
+    for info in params::infos(model) {
+        let same = before.get(&info.name) == after.get(&info.name);
+        match (info.trained, same) {
+            (true, false) => trained += 1,
+            (false, true) => frozen += 1,
+            (true, true) => {
+                return Err(HarnessError::Failed(format!(
+                    "`{}` is declared as trained, but did not change: the loss does not depend on it, or the \
+                     learning rate is too small",
+                    info.name
+                )));
+            }
+            (false, false) => {
+                return Err(HarnessError::Failed(format!("`{}` is frozen, but changed", info.name)));
+            }
+        }
+    }
+    Ok((frozen, trained))
+}
+
+fn weights_digest(model: &Model) -> String {
+    let mut digest = Sha256::new();
+    for (name, tensor) in params::tensors(model, |info| info.trained) {
+        digest.update(name.as_bytes());
+        for value in tensor.values {
+            digest.update(value.to_le_bytes());
+        }
+    }
+    hex(&digest.finalize())
+}
+
+fn losses_digest(history: &History) -> String {
+    let mut digest = Sha256::new();
+    for step in &history.steps {
+        digest.update(step.loss.to_le_bytes());
+    }
+    hex(&digest.finalize())
+}

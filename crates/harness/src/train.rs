@@ -1,0 +1,315 @@
+//! The training loop and the evaluation, for one cell.
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use peftlab_layers::{Mode, Model, ModelInput, Output};
+use peftlab_record::{Prediction, Step};
+use peftlab_tasks::{Batch, BatchTargets, Example, Predictions, Split, Target, collate, epoch_order, eval_order};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::HarnessError;
+use crate::experiment::TrainingSpec;
+use crate::loss::{Targets, loss};
+use crate::optimizer::clip_global_norm;
+
+/// A batch on the device.
+struct DeviceBatch {
+    input: ModelInput,
+    targets: Targets,
+    /// Rows, or tokens that count: what the loss is a mean over.
+    counted: usize,
+    /// Tokens that are not padding.
+    tokens: usize,
+}
+
+/// What a task's network needs of its data set: the padding token.
+#[derive(Clone, Debug)]
+pub struct Feeder {
+    /// Padding token.
+    pub pad: u32,
+    /// Where batches go; with autodiff for training and without for evaluation.
+    pub device: Device,
+    /// Whether the network reads segment ids.
+    pub token_types: bool,
+}
+
+impl Feeder {
+    /// One example as a batch.
+    pub fn feed_one(&self, example: &Example) -> ModelInput {
+        self.feed(&[example]).input
+    }
+
+    fn feed(&self, examples: &[&Example]) -> DeviceBatch {
+        // lengths in steps of 8: fewer shapes for a GPU to tune for
+        self.upload(collate(examples, self.pad, 8))
+    }
+
+    fn upload(&self, batch: Batch) -> DeviceBatch {
+        let shape = [batch.rows, batch.columns];
+        let integers = |values: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(values, shape), &self.device);
+        let tokens = batch.attention_mask.iter().filter(|real| **real != 0).count();
+        let padded = tokens < batch.rows * batch.columns;
+        let padding =
+            padded.then(|| integers(batch.attention_mask.iter().map(|real| i64::from(*real)).collect()).equal_elem(0));
+        let types = self.token_types && batch.token_type_ids.iter().any(|id| *id != 0);
+        let token_type_ids = types.then(|| integers(batch.token_type_ids.iter().map(|id| i64::from(*id)).collect()));
+        let (targets, counted) = match batch.targets {
+            BatchTargets::Classes(classes) => {
+                let rows = classes.len();
+                (Targets::Classes(Tensor::from_data(TensorData::new(classes, [rows]), &self.device)), rows)
+            }
+            BatchTargets::Values(values) => {
+                let rows = values.len();
+                (Targets::Values(Tensor::from_data(TensorData::new(values, [rows]), &self.device)), rows)
+            }
+            BatchTargets::Tokens(tokens) => {
+                let counted = counted_tokens(&tokens, batch.columns);
+                (Targets::Tokens(integers(tokens)), counted)
+            }
+        };
+        let input_ids = integers(batch.input_ids.iter().map(|id| i64::from(*id)).collect());
+        DeviceBatch { input: ModelInput { input_ids, padding, token_type_ids }, targets, counted, tokens }
+    }
+}
+
+/// Labels that count after the shift by one: the first of a row predicts nothing.
+fn counted_tokens(labels: &[i64], columns: usize) -> usize {
+    labels.iter().enumerate().filter(|(i, label)| **label >= 0 && i % columns > 0).count()
+}
+
+/// What happens while a cell runs.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An optimizer step is done.
+    Step {
+        /// The step.
+        step: Step,
+        /// Steps in all.
+        steps: usize,
+    },
+    /// The validation set was looked at.
+    Validation {
+        /// After this many steps.
+        step: usize,
+        /// Mean loss.
+        loss: f64,
+    },
+}
+
+/// What training gave besides the model.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Every step.
+    pub steps: Vec<Step>,
+    /// Validation losses, with the number of steps before each.
+    pub validation: Vec<(usize, f64)>,
+    /// Optimizer steps planned.
+    pub planned: usize,
+    /// Whether training stopped before the planned end.
+    pub stopped_early: bool,
+    /// The step whose weights were kept.
+    pub best_step: usize,
+    /// Rows seen.
+    pub samples: usize,
+}
+
+/// Number of optimizer steps that `spec` asks for with `examples` in the training set.
+pub fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
+    let batches = examples.div_ceil(spec.batch_size);
+    let per_epoch = batches.div_ceil(spec.gradient_accumulation);
+    spec.steps.unwrap_or_else(|| spec.epochs.unwrap_or(1) * per_epoch)
+}
+
+/// A look at the validation set from inside the training loop: the mean loss of a model.
+pub type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
+
+/// Trains `model` on `split`.
+///
+/// Every step's random numbers depend on the seed and the step alone, and the order of the examples on the seed
+/// and the epoch.
+///
+/// # Errors
+/// Where the loss is no number any more.
+pub fn train(
+    mut model: Model,
+    split: &Split,
+    spec: &TrainingSpec,
+    seed: u64,
+    feeder: &Feeder,
+    validate: Validate<'_>,
+    event: &mut dyn FnMut(Event),
+) -> Result<(Model, History), HarnessError> {
+    let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
+    let steps = planned_steps(spec, lengths.len());
+    let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
+    let mut optimizer = spec.optimizer.init();
+    let mut history = History { planned: steps, best_step: steps, ..History::default() };
+    let mut best: Option<(f64, Model)> = None;
+    let mut looks_without_gain = 0;
+
+    'training: for epoch in 0.. {
+        let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, epoch));
+        let order = epoch_order(&lengths, spec.batch_size, spec.length_buckets, &mut rng);
+        for group in order.chunks(spec.gradient_accumulation) {
+            let step = history.steps.len();
+            if step == steps {
+                break 'training;
+            }
+            feeder.device.seed(mix(seed, 1 << 32 | step as u64));
+            let start = std::time::Instant::now();
+            let learning_rate = spec.learning_rate * spec.schedule.factor(step, warmup, steps);
+            let examples = |rows: &[usize]| rows.iter().map(|row| &split.examples[*row]).collect::<Vec<_>>();
+            let batches: Vec<_> = group.iter().map(|rows| feeder.feed(&examples(rows))).collect();
+            let counted: usize = batches.iter().map(|batch| batch.counted).sum();
+            let mut tokens = 0;
+            let mut value = 0.0;
+            let mut accumulator = GradientsAccumulator::new();
+            for batch in batches {
+                tokens += batch.tokens;
+                let mean = loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum / counted.max(1) as f64;
+                value += f64::from(mean.clone().into_scalar::<f32>());
+                accumulator.accumulate(&model, GradientsParams::from_grads(mean.backward(), &model));
+            }
+            if !value.is_finite() {
+                return Err(HarnessError::Failed(format!(
+                    "the loss became {value} at step {step}: training diverged; lower learning_rate ({}) or clip with max_grad_norm",
+                    spec.learning_rate
+                )));
+            }
+            let mut gradients = accumulator.grads();
+            if let Some(limit) = spec.max_grad_norm {
+                (gradients, _) = clip_global_norm(gradients, &model, limit);
+            }
+            model = optimizer.step(learning_rate, model, gradients);
+            let synced = feeder.device.sync();
+            synced.map_err(|error| HarnessError::Failed(format!("the device failed at step {step}: {error:?}")))?;
+            history.samples += group.iter().map(Vec::len).sum::<usize>();
+            let seconds = start.elapsed().as_secs_f64();
+            let record = Step { step: step as u64 + 1, loss: value, learning_rate, seconds, tokens: tokens as u64 };
+            history.steps.push(record.clone());
+            event(Event::Step { step: record, steps });
+
+            let done = history.steps.len();
+            if spec.evaluate_every.is_some_and(|every| done.is_multiple_of(every) || done == steps) {
+                let loss = validate(&model)?;
+                history.validation.push((done, loss));
+                event(Event::Validation { step: done, loss });
+                if best.as_ref().is_none_or(|(best, _)| loss < *best) {
+                    best = Some((loss, model.clone()));
+                    history.best_step = done;
+                    looks_without_gain = 0;
+                } else {
+                    looks_without_gain += 1;
+                }
+                if spec.patience.is_some_and(|patience| looks_without_gain >= patience) {
+                    history.stopped_early = done < steps;
+                    break 'training;
+                }
+            }
+        }
+    }
+    Ok((best.map_or(model, |(_, best)| best), history))
+}
+
+/// SplitMix64's finaliser: neighbouring numbers give unrelated seeds.
+fn mix(seed: u64, stream: u64) -> u64 {
+    let mut z = seed.wrapping_add(stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What an evaluation gave.
+pub struct Evaluation {
+    /// What the metrics are computed from, in the order of the split.
+    pub predictions: Predictions,
+    /// One for each item, in the order of the split.
+    pub items: Vec<Prediction>,
+    /// Mean loss over rows or tokens.
+    pub loss: f64,
+}
+
+/// Evaluates `model`, which must be without autodiff (see [`Module::valid`]), on `split`.
+pub fn evaluate(model: &Model, split: &Split, batch_size: usize, classes: usize, feeder: &Feeder) -> Evaluation {
+    let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
+    let mut rows: Vec<Option<Row>> = vec![None; lengths.len()];
+    for order in eval_order(&lengths, batch_size) {
+        let examples: Vec<&Example> = order.iter().map(|row| &split.examples[*row]).collect();
+        let batch = feeder.feed(&examples);
+        let output = model.forward(&batch.input, Mode::Evaluate);
+        for (row, result) in order.iter().zip(results(output, &batch, &examples)) {
+            rows[*row] = Some(result);
+        }
+    }
+    let rows: Vec<Row> = rows.into_iter().flatten().collect();
+    collect(&rows, &split.examples, classes)
+}
+
+/// One item's result.
+#[derive(Clone, Copy)]
+struct Row {
+    loss: f64,
+    counted: usize,
+    predicted: f64,
+}
+
+fn results(output: Output, batch: &DeviceBatch, examples: &[&Example]) -> Vec<Row> {
+    let count = examples.len();
+    let host = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().map(f64::from).collect::<Vec<_>>();
+    let predicted: Vec<f64> = match (&output, &batch.targets) {
+        (Output::Sequence(logits), Targets::Classes(_)) => {
+            let best = logits.clone().argmax(1).into_data();
+            best.iter::<i64>().map(|class| class as f64).collect()
+        }
+        (Output::Sequence(logits), _) => host(logits.clone().slice([0..count, 0..1]).reshape([count])),
+        (Output::Tokens(_), _) => vec![0.0; count],
+    };
+    let each = host(loss(output, &batch.targets).each);
+    let width = each.len() / count;
+    let row = |(i, example): (usize, &&Example)| {
+        let counted = match &example.target {
+            Target::Tokens(labels) => counted_tokens(labels, labels.len()),
+            _ => 1,
+        };
+        Row { loss: each[i * width..(i + 1) * width].iter().sum(), counted, predicted: predicted[i] }
+    };
+    examples.iter().enumerate().map(row).collect()
+}
+
+fn collect(rows: &[Row], examples: &[Example], classes: usize) -> Evaluation {
+    let counted: usize = rows.iter().map(|row| row.counted).sum();
+    let loss = rows.iter().map(|row| row.loss).sum::<f64>() / counted.max(1) as f64;
+    let mut items = Vec::with_capacity(rows.len());
+    let (mut known_classes, mut known_values) = (Vec::new(), Vec::new());
+    for (item, (row, example)) in rows.iter().zip(examples).enumerate() {
+        let (expected, predicted) = match &example.target {
+            Target::Class(class) => {
+                known_classes.push(*class);
+                (*class as f64, row.predicted)
+            }
+            Target::Value(value) => {
+                known_values.push(f64::from(*value));
+                (f64::from(*value), row.predicted)
+            }
+            Target::Tokens(_) => (row.counted as f64, row.loss),
+        };
+        items.push(Prediction { item: item as u64, expected, predicted, loss: row.loss });
+    }
+    let predictions = match examples.first().map(|example| &example.target) {
+        Some(Target::Class(_)) => Predictions::Classes {
+            predicted: rows.iter().map(|row| row.predicted as usize).collect(),
+            expected: known_classes,
+            classes,
+        },
+        Some(Target::Value(_)) => {
+            Predictions::Values { predicted: rows.iter().map(|row| row.predicted).collect(), expected: known_values }
+        }
+        _ => Predictions::Tokens {
+            sum_loss: rows.iter().map(|row| row.loss).collect(),
+            tokens: rows.iter().map(|row| row.counted).collect(),
+        },
+    };
+    Evaluation { predictions, items, loss }
+}

@@ -1,0 +1,421 @@
+//! The schema of a run's record: one JSON file a run, with a table of its steps and one of its predictions
+//! beside it. The harness writes records, reports read nothing else, and a record made today can be read next
+//! year: a change of meaning raises [`SCHEMA`].
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Version of the schema.
+pub const SCHEMA: u32 = 1;
+
+/// The folder of a results folder that holds the records.
+pub const RUNS: &str = "runs";
+
+/// One run: a method on a task with a seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of the schema.
+    pub schema: u32,
+    /// The experiment's name.
+    pub experiment: String,
+    /// Hash over settings, model, data and program.
+    pub identity: String,
+    /// The method's place in the experiment: the table's row.
+    pub row: usize,
+    /// The row's label.
+    pub label: String,
+    /// The method's name.
+    pub method: String,
+    /// The method's family in Xu et al. 2023.
+    pub family: String,
+    /// The seed.
+    pub seed: u64,
+    /// The task.
+    pub task: TaskInfo,
+    /// The model.
+    pub model: ModelInfo,
+    /// How the run ended.
+    pub status: Status,
+    /// Why it did not end well; empty if it did.
+    pub message: String,
+    /// Sizes.
+    pub parameters: Parameters,
+    /// Everything that was resolved.
+    pub settings: Value,
+    /// What a finished run measured; none otherwise.
+    pub measured: Option<Measured>,
+    /// Where it ran.
+    pub environment: Environment,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Its name: a column of the table.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// The metric that the table shows.
+    pub metric: String,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// Whether the table shows it times 100.
+    pub in_points: bool,
+    /// The task's place in the experiment.
+    pub index: usize,
+    /// Identifies the data.
+    pub digest: String,
+}
+
+/// A model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// What tables call it.
+    pub name: String,
+    /// Its `model_type`.
+    pub architecture: String,
+    /// Where it came from.
+    pub source: String,
+    /// Identifies its weights.
+    pub digest: String,
+    /// Element type of its frozen weights.
+    pub dtype: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Well.
+    Done,
+    /// With an error.
+    Failed,
+    /// For want of memory.
+    OutOfMemory,
+}
+
+/// Sizes of a method on a model, in parameters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Trained by the method.
+    pub adapter: u64,
+    /// Trained in the task's head.
+    pub head: u64,
+    /// Trained in all.
+    pub trained: u64,
+    /// Kept for deployment beside the base model, head included.
+    pub stored: u64,
+    /// Frozen tensors that the method brings along.
+    pub frozen_buffers: u64,
+    /// The base model with its head.
+    pub base_total: u64,
+    /// `trained` in percent of `base_total`.
+    pub percent: f64,
+}
+
+/// What a finished run measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Training.
+    pub training: Training,
+    /// Scores on the validation set, the main metric first.
+    pub validation: Vec<Score>,
+    /// Scores on the test set, the main metric first; empty where there is none.
+    pub test: Vec<Score>,
+    /// Seconds.
+    pub time: Time,
+    /// Bytes.
+    pub memory: Memory,
+    /// Checks that every run makes.
+    pub checks: Checks,
+    /// SHA-256 of the trained tensors as they are in a file.
+    pub weights_digest: String,
+    /// SHA-256 of the losses of all steps.
+    pub losses_digest: String,
+}
+
+/// How training went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// Optimizer steps planned.
+    pub planned_steps: u64,
+    /// Rows in an optimizer step.
+    pub batch_size: u64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Tokens seen, padding not counted.
+    pub tokens: u64,
+    /// Rows seen.
+    pub samples: u64,
+    /// Whether it stopped before the planned end.
+    pub stopped_early: bool,
+    /// The step whose weights were kept.
+    pub best_step: u64,
+    /// Mean training loss over the last tenth of the steps.
+    pub final_loss: f64,
+    /// Mean validation loss before the first step.
+    pub validation_loss_before: Option<f64>,
+    /// Mean validation loss of the weights that were kept.
+    pub validation_loss_after: f64,
+}
+
+/// A score on a split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// The metric's name.
+    pub metric: String,
+    /// Its value.
+    pub value: f64,
+    /// Error from the finite number of items.
+    pub standard_error: Option<f64>,
+    /// Number of items.
+    pub items: u64,
+}
+
+/// Durations in seconds, and rates. Steps of the timing warm-up are left out of all but the totals.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Time {
+    /// Reading model and data, building, attaching.
+    pub load: f64,
+    /// All training steps.
+    pub train: f64,
+    /// All evaluations.
+    pub evaluate: f64,
+    /// Steps left out of the rates.
+    pub warmup_steps: u64,
+    /// Median, 10th and 90th percentile of a step.
+    pub step: Spread,
+    /// The same of tokens a second, padding not counted.
+    pub tokens_per_second: Spread,
+    /// The same of rows a second.
+    pub samples_per_second: Spread,
+}
+
+/// A median with its spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// 10th percentile.
+    pub p10: f64,
+    /// Median.
+    pub median: f64,
+    /// 90th percentile.
+    pub p90: f64,
+}
+
+/// Memory in bytes, by who says it; none where nobody can.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Peak of what the program had allocated on the host while training.
+    pub host_allocated_peak: Option<u64>,
+    /// What it had allocated when training began.
+    pub host_allocated_before: Option<u64>,
+    /// Peak of the process's resident memory while training.
+    pub host_resident_peak: Option<u64>,
+    /// Peak of the process's memory on the device, as NVML says.
+    pub device_process_peak: Option<u64>,
+    /// Peak of what tensors used on the device, as the allocator says.
+    pub device_used_peak: Option<u64>,
+    /// Peak of what the allocator had reserved on the device.
+    pub device_reserved_peak: Option<u64>,
+    /// Energy of the device while training, in joules.
+    pub energy_joules: Option<f64>,
+}
+
+/// Checks that every run makes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checks {
+    /// Frozen tensors, none of which changed by a bit.
+    pub frozen_unchanged: u64,
+    /// Trained tensors, all of which changed.
+    pub trained_changed: u64,
+    /// Largest difference of the logits of one batch before and after attaching the method.
+    pub step0_difference: f64,
+}
+
+/// Where a run ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The device.
+    pub device: String,
+    /// Threads of the host that were there to use.
+    pub threads: u64,
+    /// Operating system and architecture.
+    pub os: String,
+    /// The host's processor.
+    pub cpu: Option<String>,
+    /// Version of this program.
+    pub version: String,
+    /// SHA-256 of this program's file.
+    pub program: String,
+    /// Seconds since 1970 when the run began.
+    pub started: u64,
+}
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// From 1.
+    pub step: u64,
+    /// Mean training loss.
+    pub loss: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// Tokens, padding not counted.
+    pub tokens: u64,
+}
+
+/// One item of the test set (of the validation set where there is no other).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Its place in the split.
+    pub item: u64,
+    /// Class, value, or number of tokens.
+    pub expected: f64,
+    /// Class, value, or summed loss of the tokens.
+    pub predicted: f64,
+    /// Its own loss.
+    pub loss: f64,
+}
+
+/// Why a record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Reading or writing failed.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the remedy.
+        message: String,
+    },
+    /// The record is of another schema.
+    #[error(
+        "{}: this record has schema version {found}, and this program reads version {SCHEMA}; \
+         use another folder with --out, or the program that wrote it", path.display()
+    )]
+    Schema {
+        /// The record.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+}
+
+fn read_error(path: &Path, error: impl std::fmt::Display) -> RecordError {
+    RecordError::File { path: path.to_owned(), message: format!("cannot be read: {error}") }
+}
+
+impl Record {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is of another schema.
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = std::fs::read_to_string(path).map_err(|error| read_error(path, error))?;
+        let corrupt = |error: serde_json::Error| RecordError::File {
+            path: path.to_owned(),
+            message: format!("is not a record: {error}; delete the file to have its cell run again"),
+        };
+        let value: Value = serde_json::from_str(&text).map_err(corrupt)?;
+        match value["schema"].as_u64() {
+            Some(schema) if schema == u64::from(SCHEMA) => serde_json::from_value(value).map_err(corrupt),
+            schema => Err(RecordError::Schema { path: path.to_owned(), found: schema.unwrap_or(0) }),
+        }
+    }
+
+    /// Every record of the results folder `dir`, in the order of their file names.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn read_all(dir: &Path) -> Result<Vec<(PathBuf, Self)>, RecordError> {
+        let runs = dir.join(RUNS);
+        let entries = match std::fs::read_dir(&runs) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(read_error(&runs, error)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| read_error(&runs, error))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.into_iter().map(|path| Self::read(&path).map(|record| (path, record))).collect()
+    }
+
+    /// Writes the record so that a reader sees all of it or nothing.
+    ///
+    /// # Errors
+    /// Where the folder cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), RecordError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| RecordError::File { path: path.to_owned(), message: error.to_string() })?;
+        text.push(b'\n');
+        write_atomic(path, &text)
+    }
+}
+
+/// The table of steps beside a record.
+pub fn steps_path(record: &Path) -> PathBuf {
+    record.with_extension("steps.csv")
+}
+
+/// The table of predictions beside a record.
+pub fn predictions_path(record: &Path) -> PathBuf {
+    record.with_extension("predictions.csv")
+}
+
+/// Writes a table of steps or predictions.
+///
+/// # Errors
+/// Where the folder cannot be written.
+pub fn write_table<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RecordError> {
+    let failed = |error: String| RecordError::File { path: path.to_owned(), message: error };
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row).map_err(|error| failed(error.to_string()))?;
+    }
+    write_atomic(path, &writer.into_inner().map_err(|error| failed(error.to_string()))?)
+}
+
+/// Reads a table of steps or predictions; none where there is no such file.
+///
+/// # Errors
+/// Where it is not one.
+pub fn read_table<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>, RecordError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut reader = csv::Reader::from_path(path).map_err(|error| read_error(path, error))?;
+    let rows: Result<Vec<T>, _> = reader.deserialize().collect();
+    rows.map(Some).map_err(|error| read_error(path, error))
+}
+
+/// Writes a file so that a reader sees all of it or nothing.
+///
+/// # Errors
+/// Where the folder cannot be written.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
+    let write = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error: std::io::Error| RecordError::File {
+        path: path.to_owned(),
+        message: format!("cannot be written: {error}; choose another folder with --out"),
+    })
+}

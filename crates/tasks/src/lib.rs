@@ -1,0 +1,77 @@
+//! Data sets, prompts, scoring and metrics. Nothing here knows a model.
+
+mod batch;
+mod encode;
+mod metric;
+mod read;
+mod spec;
+
+use std::path::{Path, PathBuf};
+
+pub use batch::{Batch, BatchTargets, collate, epoch_order, eval_order};
+pub use encode::Encoder;
+pub use metric::{Metric, Predictions, Scored, score};
+pub use spec::{Column, Columns, SplitSpec, TaskKind, TaskSpec, Template};
+
+/// What an example should give.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// A class, from 0.
+    Class(usize),
+    /// A value.
+    Value(f32),
+    /// A token for each position, -100 where none counts; not shifted, as on the Hub.
+    Tokens(Vec<i64>),
+}
+
+/// One example, as a network reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// Token ids.
+    pub input_ids: Vec<u32>,
+    /// Segment ids, as many.
+    pub token_type_ids: Vec<u32>,
+    /// What it should give.
+    pub target: Target,
+}
+
+/// Some examples, in the order of their file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Split {
+    /// The examples.
+    pub examples: Vec<Example>,
+}
+
+/// A task with its data read and encoded.
+#[derive(Clone, Debug)]
+pub struct TaskData {
+    /// What kind of task it is.
+    pub kind: TaskKind,
+    /// To learn from.
+    pub train: Split,
+    /// To choose by.
+    pub validation: Split,
+    /// To be read once, after training.
+    pub test: Option<Split>,
+    /// Names of the classes; empty where there are none.
+    pub classes: Vec<String>,
+    /// What is computed, the main metric first.
+    pub metrics: Vec<Metric>,
+    /// SHA-256 over all examples, lower-case hexadecimal.
+    pub digest: String,
+}
+
+/// What is wrong with a task's data.
+#[derive(Debug, thiserror::Error)]
+#[error("task `{task}`: {}: {message}", path.display())]
+pub struct TaskError {
+    task: String,
+    path: PathBuf,
+    message: String,
+}
+
+impl TaskError {
+    pub(crate) fn new(task: &str, path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Self { task: task.to_owned(), path: path.as_ref().to_owned(), message: message.into() }
+    }
+}

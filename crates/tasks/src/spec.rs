@@ -1,0 +1,219 @@
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::metric::Metric;
+
+/// Kinds of tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskKind {
+    /// A class for a text or a pair of texts.
+    Classification,
+    /// A number for a text or a pair of texts.
+    Regression,
+    /// The next token of running text.
+    CausalLm,
+    /// The next token of an answer to an instruction.
+    Instruction,
+}
+
+impl TaskKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Classification, Self::Regression, Self::CausalLm, Self::Instruction];
+
+    /// Its name in experiment files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::Regression => "regression",
+            Self::CausalLm => "causal-lm",
+            Self::Instruction => "instruction",
+        }
+    }
+
+    /// What it is, in a sentence.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Classification => "a class for a text or a pair of texts, from TSV, CSV, JSON, JSONL or Parquet",
+            Self::Regression => "a number for a text or a pair of texts, from the same formats",
+            Self::CausalLm => "the next token of running text, from the same formats or plain text",
+            Self::Instruction => "the answer to an instruction, from Alpaca's fields or chat turns; loss on the answer alone",
+        }
+    }
+
+    pub(crate) fn default_metrics(self) -> Vec<Metric> {
+        match self {
+            Self::Classification => vec![Metric::Accuracy],
+            Self::Regression => vec![Metric::Pearson],
+            Self::CausalLm | Self::Instruction => vec![Metric::Perplexity],
+        }
+    }
+
+    pub(crate) fn allows(self, metric: Metric) -> bool {
+        use Metric::{Accuracy, F1, Loss, MacroF1, Matthews, Mse, Pearson, Perplexity, Spearman};
+        match self {
+            Self::Classification => matches!(metric, Accuracy | F1 | MacroF1 | Matthews),
+            Self::Regression => matches!(metric, Pearson | Spearman | Mse),
+            Self::CausalLm | Self::Instruction => matches!(metric, Perplexity | Loss),
+        }
+    }
+}
+
+/// A `[[task]]` of an experiment file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Names the table's column.
+    pub name: String,
+    /// What kind of task it is.
+    pub kind: TaskKind,
+    /// To learn from.
+    pub train: SplitSpec,
+    /// To choose by.
+    pub validation: SplitSpec,
+    /// To be read once, after training; without one there is no test score.
+    pub test: Option<SplitSpec>,
+    /// Which columns hold what.
+    #[serde(default)]
+    pub columns: Columns,
+    /// Whether a TSV or CSV file begins with the names of its columns.
+    #[serde(default = "yes")]
+    pub header: bool,
+    /// Whether quotation marks enclose fields; by default in CSV and not in TSV.
+    pub quotes: Option<bool>,
+    /// Whether the two characters `\n` stand for a line break.
+    #[serde(default)]
+    pub unescape: bool,
+    /// Names of the classes, in order. Without them labels are integers from 0.
+    pub labels: Option<Vec<String>>,
+    /// Smallest and largest value of a regression's target.
+    pub range: Option<[f32; 2]>,
+    /// Longest example in tokens.
+    #[serde(default = "default_length")]
+    pub max_length: usize,
+    /// Whether running text is cut into blocks of `max_length` across documents.
+    #[serde(default = "yes")]
+    pub packing: bool,
+    /// How instructions become text.
+    #[serde(default)]
+    pub template: Template,
+    /// What is computed, the main metric first; by default what is usual for the kind.
+    pub metrics: Option<Vec<Metric>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_length() -> usize {
+    128
+}
+
+/// How instructions become text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Template {
+    /// Alpaca's prompt (Taori et al. 2023).
+    #[default]
+    Alpaca,
+    /// ChatML turns.
+    Chat,
+}
+
+/// Where a split's rows are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SplitSpec {
+    /// A file, or a folder with the split's shards as on the Hub.
+    Path(PathBuf),
+    /// Several files, one after the other.
+    Paths(Vec<PathBuf>),
+    /// Some rows of a file.
+    Rows(Rows),
+}
+
+/// Some rows of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    /// The file.
+    pub path: PathBuf,
+    /// Rows to leave out first.
+    #[serde(default)]
+    pub skip: usize,
+    /// Rows to take then; all that are left if absent.
+    pub take: Option<usize>,
+}
+
+impl SplitSpec {
+    /// The paths, rows to skip and rows to take.
+    pub(crate) fn parts(&self) -> (Vec<&Path>, usize, usize) {
+        match self {
+            Self::Path(path) => (vec![path], 0, usize::MAX),
+            Self::Paths(paths) => (paths.iter().map(PathBuf::as_path).collect(), 0, usize::MAX),
+            Self::Rows(rows) => (vec![&rows.path], rows.skip, rows.take.unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Whether two splits share rows of a file.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let ((ours, skip, take), (theirs, other_skip, other_take)) = (self.parts(), other.parts());
+        let same_rows = skip < other_skip.saturating_add(other_take) && other_skip < skip.saturating_add(take);
+        same_rows && ours.iter().any(|path| theirs.contains(path) && !path.is_dir() && path.extension().is_some())
+    }
+}
+
+/// A column, by its name or its place from 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Column {
+    /// Its place.
+    Index(usize),
+    /// Its name.
+    Name(String),
+}
+
+impl std::fmt::Display for Column {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "{index}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Which columns hold what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    /// The text.
+    pub text: Column,
+    /// The second text of a pair.
+    pub text_b: Option<Column>,
+    /// The class or value.
+    pub label: Column,
+    /// An instruction.
+    pub instruction: Column,
+    /// What goes with it; may be empty.
+    pub input: Column,
+    /// The answer.
+    pub output: Column,
+    /// A list of chat turns, in place of the three.
+    pub messages: Option<Column>,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        let name = |name: &str| Column::Name(name.to_owned());
+        Self {
+            text: name("text"),
+            text_b: None,
+            label: name("label"),
+            instruction: name("instruction"),
+            input: name("input"),
+            output: name("output"),
+            messages: None,
+        }
+    }
+}
