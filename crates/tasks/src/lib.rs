@@ -2,7 +2,6 @@
 
 mod batch;
 mod encode;
-mod metric;
 mod read;
 mod spec;
 
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 pub use batch::{Batch, BatchTargets, collate, epoch_order, eval_order};
 pub use encode::Encoder;
-pub use metric::{Metric, Predictions, Scored, score};
+pub use peftlab_metrics::{Metric, Predictions, Scored, score};
 pub use spec::{Column, Columns, SplitSpec, TaskKind, TaskSpec, Template};
 
 /// What an example should give.

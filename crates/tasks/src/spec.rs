@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use peftlab_metrics::Metric;
 use serde::{Deserialize, Serialize};
 
-use crate::metric::Metric;
 
 /// Kinds of tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,3 +1,5 @@
+//! Metrics of predictions, and their errors from the finite number of items.
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,13 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// The metric of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        use Metric::{Accuracy, F1, Loss, MacroF1, Matthews, Mse, Pearson, Perplexity, Spearman};
+        let all = [Accuracy, F1, MacroF1, Matthews, Pearson, Spearman, Mse, Perplexity, Loss];
+        all.into_iter().find(|metric| metric.name() == name)
+    }
+
     /// Its name in experiment files.
     pub fn name(self) -> &'static str {
         match self {
@@ -98,7 +107,7 @@ const DRAWS: usize = 1000;
 pub fn score(metric: Metric, predictions: &Predictions) -> Scored {
     let count = predictions.len();
     let all: Vec<usize> = (0..count).collect();
-    let value = value(metric, predictions, &all);
+    let value = value_at(metric, predictions, &all);
     if count < 2 {
         return Scored { value, standard_error: None };
     }
@@ -116,7 +125,7 @@ fn bootstrap(metric: Metric, predictions: &Predictions, count: usize) -> f64 {
     let values: Vec<f64> = (0..DRAWS)
         .map(|_| {
             sample.iter_mut().for_each(|row| *row = rng.random_range(0..count));
-            value(metric, predictions, &sample)
+            value_at(metric, predictions, &sample)
         })
         .collect();
     let mean = values.iter().sum::<f64>() / DRAWS as f64;
@@ -124,17 +133,23 @@ fn bootstrap(metric: Metric, predictions: &Predictions, count: usize) -> f64 {
 }
 
 impl Predictions {
-    fn len(&self) -> usize {
+    /// Number of items.
+    pub fn len(&self) -> usize {
         match self {
             Self::Classes { expected, .. } => expected.len(),
             Self::Values { expected, .. } => expected.len(),
             Self::Tokens { tokens, .. } => tokens.len(),
         }
     }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The metric over the items at `rows`, which may repeat.
-fn value(metric: Metric, predictions: &Predictions, rows: &[usize]) -> f64 {
+pub fn value_at(metric: Metric, predictions: &Predictions, rows: &[usize]) -> f64 {
     match predictions {
         Predictions::Classes { predicted, expected, classes } => {
             let mut confusion = vec![vec![0.0; *classes]; *classes];

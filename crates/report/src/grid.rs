@@ -1,0 +1,273 @@
+//! Records, put together as rows and columns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use peftlab_metrics::{Metric, Predictions};
+use peftlab_record::{Prediction, Record, RecordError, Status, Step, predictions_path, read_table, steps_path};
+
+use crate::stats::{deviation, holm, mean, median, paired_bootstrap};
+
+/// Significance level for the marks.
+const LEVEL: f64 = 0.05;
+
+/// All of an experiment's records.
+pub(crate) struct Grid {
+    /// The experiment's name.
+    pub(crate) name: String,
+    /// The model's name and size.
+    pub(crate) model: String,
+    /// Where the runs ran.
+    pub(crate) place: String,
+    /// Number of seeds.
+    pub(crate) seeds: usize,
+    /// Columns.
+    pub(crate) tasks: Vec<Task>,
+    /// Rows, in the experiment's order.
+    pub(crate) rows: Vec<Row>,
+    /// Whether the memory column is the device's, not the host's.
+    pub(crate) on_device: bool,
+}
+
+pub(crate) struct Task {
+    pub(crate) name: String,
+    pub(crate) metric: String,
+    pub(crate) higher_is_better: bool,
+    pub(crate) in_points: bool,
+}
+
+impl Task {
+    /// The metric's short name for a header.
+    pub(crate) fn short(&self) -> &str {
+        match self.metric.as_str() {
+            "accuracy" => "acc",
+            "pearson" => "r",
+            "spearman" => "rho",
+            "matthews" => "mcc",
+            "perplexity" => "ppl",
+            other => other,
+        }
+    }
+
+    /// A value as it is shown.
+    pub(crate) fn shown(&self, value: f64) -> f64 {
+        if self.in_points { 100.0 * value } else { value }
+    }
+}
+
+pub(crate) struct Row {
+    pub(crate) label: String,
+    pub(crate) family: String,
+    /// Trained parameters: the most of any task.
+    pub(crate) trained: u64,
+    pub(crate) percent: f64,
+    /// One for each task.
+    pub(crate) cells: Vec<Cell>,
+    /// Bytes, the mean over runs.
+    pub(crate) peak_memory: Option<f64>,
+    /// Bytes allocated before training began, the mean over runs.
+    pub(crate) memory_before: Option<f64>,
+    /// Median over runs.
+    pub(crate) tokens_per_second: Option<f64>,
+}
+
+/// A method on a task, over seeds.
+#[derive(Default)]
+pub(crate) struct Cell {
+    /// One for each seed that went well.
+    pub(crate) scores: Vec<f64>,
+    /// Mean over seeds of the error from the finite test set.
+    pub(crate) standard_error: Option<f64>,
+    /// Whether it cannot be told from the best of the column; none where that was not tested.
+    pub(crate) tied: Option<bool>,
+    /// Whether it is the best of the column.
+    pub(crate) best: bool,
+    /// What is shown in place of a score, and why.
+    pub(crate) failure: Option<(String, String)>,
+    /// Losses of each run.
+    pub(crate) losses: Vec<Vec<Step>>,
+    predictions: Vec<Vec<Prediction>>,
+}
+
+impl Cell {
+    pub(crate) fn mean(&self) -> Option<f64> {
+        (!self.scores.is_empty()).then(|| mean(&self.scores))
+    }
+
+    pub(crate) fn deviation(&self) -> Option<f64> {
+        deviation(&self.scores)
+    }
+}
+
+impl Row {
+    /// Mean over tasks, in points, where every task has a score in points.
+    pub(crate) fn mean(&self, tasks: &[Task]) -> Option<f64> {
+        let all = self.cells.iter().zip(tasks);
+        let points: Option<Vec<f64>> =
+            all.map(|(cell, task)| cell.mean().filter(|_| task.in_points).map(|score| 100.0 * score)).collect();
+        points.map(|points| mean(&points))
+    }
+}
+
+impl Grid {
+    pub(crate) fn new(records: Vec<(PathBuf, Record)>) -> Result<Self, RecordError> {
+        let Some((_, first)) = records.first() else { return Ok(Self::empty()) };
+        let environment = &first.environment;
+        let mut grid = Self {
+            name: first.experiment.clone(),
+            model: format!("{} ({})", first.model.name, size(first.parameters.base_total)),
+            place: format!("{}, {} threads, {}", environment.device, environment.threads, first.model.dtype),
+            seeds: records.iter().map(|(_, record)| record.seed).collect::<BTreeSet<_>>().len(),
+            ..Self::empty()
+        };
+        let tasks: BTreeMap<usize, &Record> = records.iter().map(|(_, record)| (record.task.index, record)).collect();
+        grid.tasks = tasks.values().map(|record| task(record)).collect();
+        let columns: Vec<usize> = tasks.keys().copied().collect();
+        let mut rows: BTreeMap<usize, Vec<&(PathBuf, Record)>> = BTreeMap::new();
+        for pair in &records {
+            rows.entry(pair.1.row).or_default().push(pair);
+        }
+        let device = |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_process_peak).is_some();
+        grid.on_device = records.iter().any(|(_, record)| device(record));
+        for runs in rows.values() {
+            let row = row(runs, &columns, grid.on_device)?;
+            grid.rows.push(row);
+        }
+        for column in 0..grid.tasks.len() {
+            grid.mark(column);
+        }
+        Ok(grid)
+    }
+
+    fn empty() -> Self {
+        Self {
+            name: String::new(),
+            model: String::new(),
+            place: String::new(),
+            seeds: 0,
+            tasks: Vec::new(),
+            rows: Vec::new(),
+            on_device: false,
+        }
+    }
+
+    /// Finds the best of a column, and what cannot be told from it.
+    fn mark(&mut self, column: usize) {
+        let task = &self.tasks[column];
+        let sign = if task.higher_is_better { 1.0 } else { -1.0 };
+        let scored = self.rows.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row.cells[column].mean()?)));
+        let Some((best, _)) = scored.max_by(|a, b| a.1.total_cmp(&b.1)) else { return };
+        let metric = Metric::parse(&task.metric);
+        let runs: Vec<Option<Vec<Predictions>>> =
+            self.rows.iter().map(|row| predictions(&row.cells[column], metric?)).collect();
+        let others: Vec<usize> = (0..self.rows.len()).filter(|i| *i != best && runs[*i].is_some()).collect();
+        let p: Vec<f64> = others
+            .iter()
+            .map(|i| match (&runs[best], &runs[*i], metric) {
+                (Some(a), Some(b), Some(metric)) => paired_bootstrap(metric, a, b),
+                _ => 1.0,
+            })
+            .collect();
+        if runs[best].is_some() {
+            for (i, p) in others.iter().zip(holm(&p)) {
+                self.rows[*i].cells[column].tied = Some(p >= LEVEL);
+            }
+        }
+        self.rows[best].cells[column].best = true;
+    }
+}
+
+fn task(record: &Record) -> Task {
+    Task {
+        name: record.task.name.clone(),
+        metric: record.task.metric.clone(),
+        higher_is_better: record.task.higher_is_better,
+        in_points: record.task.in_points,
+    }
+}
+
+fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Result<Row, RecordError> {
+    let (_, first) = runs[0];
+    let largest = runs.iter().map(|(_, record)| &record.parameters).max_by_key(|p| p.trained);
+    let mut cells = Vec::new();
+    for column in columns {
+        let mut cell = Cell::default();
+        let mut errors = Vec::new();
+        for (path, record) in runs.iter().filter(|(_, record)| record.task.index == *column) {
+            let scores = record.measured.as_ref().map(|m| if m.test.is_empty() { &m.validation } else { &m.test });
+            match scores.and_then(|scores| scores.first()) {
+                Some(score) => {
+                    cell.scores.push(score.value);
+                    errors.extend(score.standard_error);
+                    cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
+                    cell.predictions.extend(read_table(&predictions_path(path))?);
+                }
+                None => {
+                    let short = if record.status == Status::OutOfMemory { "OOM" } else { "failed" };
+                    cell.failure = Some((short.to_owned(), record.message.clone()));
+                }
+            }
+        }
+        cell.standard_error = (!errors.is_empty()).then(|| mean(&errors));
+        cells.push(cell);
+    }
+    let measured = || runs.iter().filter_map(|(_, record)| record.measured.as_ref());
+    let bytes = |pick: &dyn Fn(&peftlab_record::Memory) -> Option<u64>| {
+        let values: Vec<f64> = measured().filter_map(|m| pick(&m.memory)).map(|bytes| bytes as f64).collect();
+        (!values.is_empty()).then(|| mean(&values))
+    };
+    let rates: Vec<f64> = measured().map(|m| m.time.tokens_per_second.median).collect();
+    Ok(Row {
+        label: first.label.clone(),
+        family: first.family.clone(),
+        trained: largest.map_or(0, |p| p.trained),
+        percent: largest.map_or(0.0, |p| p.percent),
+        cells,
+        peak_memory: match on_device {
+            true => bytes(&|memory| memory.device_process_peak),
+            false => bytes(&|memory| memory.host_allocated_peak),
+        },
+        memory_before: if on_device { None } else { bytes(&|memory| memory.host_allocated_before) },
+        tokens_per_second: (!rates.is_empty()).then(|| median(&rates)),
+    })
+}
+
+/// Predictions of a cell's runs in the form that a metric takes.
+fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
+    if cell.predictions.is_empty() || cell.predictions.len() != cell.scores.len() {
+        return None;
+    }
+    let one = |items: &Vec<Prediction>| {
+        let predicted = || items.iter().map(|item| item.predicted);
+        let expected = || items.iter().map(|item| item.expected);
+        match metric {
+            Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => {
+                let largest = predicted().chain(expected()).fold(1.0, f64::max);
+                Predictions::Classes {
+                    predicted: predicted().map(|class| class as usize).collect(),
+                    expected: expected().map(|class| class as usize).collect(),
+                    classes: largest as usize + 1,
+                }
+            }
+            Metric::Pearson | Metric::Spearman | Metric::Mse => {
+                Predictions::Values { predicted: predicted().collect(), expected: expected().collect() }
+            }
+            Metric::Perplexity | Metric::Loss => Predictions::Tokens {
+                sum_loss: predicted().collect(),
+                tokens: expected().map(|tokens| tokens as usize).collect(),
+            },
+        }
+    };
+    Some(cell.predictions.iter().map(one).collect())
+}
+
+/// A number of parameters, short: `4.39 M`.
+pub(crate) fn size(parameters: u64) -> String {
+    let value = parameters as f64;
+    match parameters {
+        0..1_000 => parameters.to_string(),
+        1_000..1_000_000 => format!("{:.2} k", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} M", value / 1e6),
+        _ => format!("{:.2} G", value / 1e9),
+    }
+}
