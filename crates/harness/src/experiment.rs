@@ -22,6 +22,9 @@ pub struct Experiment {
     pub path: PathBuf,
     /// `cpu`, `cuda:N` or `auto`.
     pub device: String,
+    /// Cells that run at the same time, each with its share of the threads. With more than one, times are
+    /// those of runs that share the machine.
+    pub jobs: usize,
     /// One run for each.
     pub seeds: Vec<u64>,
     /// The model.
@@ -194,6 +197,8 @@ struct File {
     name: String,
     #[serde(default = "default_device")]
     device: String,
+    #[serde(default = "default_jobs")]
+    jobs: usize,
     #[serde(default = "default_seeds")]
     seeds: Vec<u64>,
     model: Spanned<toml::Table>,
@@ -204,10 +209,14 @@ struct File {
     method: Vec<Spanned<toml::Table>>,
 }
 
-const FILE_KEYS: [&str; 7] = ["name", "device", "seeds", "model", "training", "task", "method"];
+const FILE_KEYS: [&str; 8] = ["name", "device", "jobs", "seeds", "model", "training", "task", "method"];
 
 fn default_device() -> String {
     "auto".to_owned()
+}
+
+fn default_jobs() -> usize {
+    1
 }
 
 fn default_seeds() -> Vec<u64> {
@@ -264,6 +273,7 @@ impl Reader<'_> {
                 name: file.name,
                 path: self.path.to_owned(),
                 device: file.device,
+                jobs: file.jobs,
                 seeds: file.seeds,
                 model,
                 training,
@@ -286,6 +296,9 @@ impl Reader<'_> {
         }
         if file.seeds.is_empty() {
             self.mistake_at_key(0..self.text.len(), "seeds", "seeds is empty; give at least one, such as [0]");
+        }
+        if file.jobs == 0 {
+            self.mistake_at_key(0..self.text.len(), "jobs", "jobs is 0; it must be 1 or more");
         }
         for (tables, what) in [(&file.task, "[[task]]"), (&file.method, "[[method]]")] {
             if tables.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard};
 
 use peftlab_record::{Record, RUNS, Status, Step};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ impl From<&Event> for Line {
 }
 
 /// Who is told how the grid goes.
-pub trait Progress {
+pub trait Progress: Send {
     /// `done` of all cells had been done before.
     fn start(&mut self, cells: usize, done: usize);
     /// A cell begins.
@@ -104,23 +105,112 @@ pub fn run_grid(
         cells.iter().partition(|cell| done.contains(cell.identity.as_str()));
     let mut outcome = Outcome { cells: cells.len(), before: before.len(), failed: 0 };
     progress.start(cells.len(), before.len());
-    for cell in open {
-        progress.cell(cell);
-        let path = runs.join(format!("{}.json", cell.stem()));
-        let record = match spawn(plan, cell, out, progress)? {
-            Ended::Well => Record::read(&path)?,
-            Ended::Badly { status, message } => {
-                let mut record = empty_record(plan, cell, program);
-                record.status = status;
-                record.message = message;
-                record.write(&path)?;
-                record
-            }
-        };
-        outcome.failed += usize::from(record.status != Status::Done);
-        progress.finish(cell, &record);
+    let grid = Running { plan, program, out, runs: &runs, progress: Mutex::new(progress), queue: Mutex::new(open.iter()) };
+    let jobs = plan.experiment.jobs;
+    let failed: Vec<Result<usize, HarnessError>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| grid.work())).collect();
+        let lost = || Err(HarnessError::Failed("a thread of the grid ended early".to_owned()));
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| lost())).collect()
+    });
+    for failed in failed {
+        outcome.failed += failed?;
     }
     Ok(outcome)
+}
+
+/// A grid while it runs: what the threads that wait for cells share.
+struct Running<'a, 'p> {
+    plan: &'a Plan,
+    program: &'a str,
+    out: &'a Path,
+    runs: &'a Path,
+    progress: Mutex<&'p mut dyn Progress>,
+    queue: Mutex<std::slice::Iter<'a, &'a Cell>>,
+}
+
+impl<'p> Running<'_, 'p> {
+    /// Runs cells until none is left; the number of those that did not end well.
+    fn work(&self) -> Result<usize, HarnessError> {
+        let mut failed = 0;
+        loop {
+            let next = locked(&self.queue).next().copied();
+            let Some(cell) = next else { return Ok(failed) };
+            self.progress().cell(cell);
+            let path = self.runs.join(format!("{}.json", cell.stem()));
+            let record = match self.spawn(cell)? {
+                Ended::Well => Record::read(&path)?,
+                Ended::Badly { status, message } => {
+                    let mut record = empty_record(self.plan, cell, self.program);
+                    record.status = status;
+                    record.message = message;
+                    record.write(&path)?;
+                    record
+                }
+            };
+            failed += usize::from(record.status != Status::Done);
+            self.progress().finish(cell, &record);
+        }
+    }
+
+    fn spawn(&self, cell: &Cell) -> Result<Ended, HarnessError> {
+        let plan = self.plan;
+        let program = std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
+        let mut child = Command::new(&program)
+            .arg("cell")
+            .arg(&plan.experiment.path)
+            .arg(cell.index.to_string())
+            .arg(&cell.identity)
+            .arg("--out")
+            .arg(self.out)
+            .env(THREADS, threads(plan.experiment.jobs).to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| HarnessError::read(&program, &error))?;
+        let mut stderr = child.stderr.take();
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            if let Some(stderr) = &mut stderr {
+                // what is no text any more is no message either
+                let _ = stderr.read_to_string(&mut text);
+            }
+            text
+        });
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Ok(line) = serde_json::from_str(&line) {
+                    self.progress().line(cell, &line);
+                }
+            }
+        }
+        let status = child.wait().map_err(|error| HarnessError::read(&program, &error))?;
+        let errors = errors.join().unwrap_or_default();
+        Ok(if status.success() { Ended::Well } else { ended_badly(status, &errors) })
+    }
+
+    fn progress(&self) -> MutexGuard<'_, &'p mut dyn Progress> {
+        locked(&self.progress)
+    }
+}
+
+/// The variable that tells the CPU backend how many threads to use.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Threads for each of `jobs` cells that run at the same time; the user's own setting comes first.
+fn threads(jobs: usize) -> usize {
+    let own = std::env::var(THREADS).ok().and_then(|threads| threads.parse().ok());
+    own.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from) / jobs).max(1)
+}
+
+/// Threads that this process has for tensors.
+pub fn threads_here() -> usize {
+    threads(1)
+}
+
+/// A thread that panicked leaves nothing half-done behind these locks.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Makes the results folder, and checks that it can be written and is this experiment's.
@@ -176,41 +266,6 @@ fn put_aside(record: &Path, out: &Path) -> Result<(), HarnessError> {
 enum Ended {
     Well,
     Badly { status: Status, message: String },
-}
-
-fn spawn(plan: &Plan, cell: &Cell, out: &Path, progress: &mut dyn Progress) -> Result<Ended, HarnessError> {
-    let program = std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
-    let mut child = Command::new(&program)
-        .arg("cell")
-        .arg(&plan.experiment.path)
-        .arg(cell.index.to_string())
-        .arg(&cell.identity)
-        .arg("--out")
-        .arg(out)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| HarnessError::read(&program, &error))?;
-    let mut stderr = child.stderr.take();
-    let errors = std::thread::spawn(move || {
-        let mut text = String::new();
-        if let Some(stderr) = &mut stderr {
-            // what is no text any more is no message either
-            let _ = stderr.read_to_string(&mut text);
-        }
-        text
-    });
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let Ok(line) = serde_json::from_str(&line) {
-                progress.line(cell, &line);
-            }
-        }
-    }
-    let status = child.wait().map_err(|error| HarnessError::read(&program, &error))?;
-    let errors = errors.join().unwrap_or_default();
-    Ok(if status.success() { Ended::Well } else { ended_badly(status, &errors) })
 }
 
 fn ended_badly(status: ExitStatus, errors: &str) -> Ended {

@@ -240,6 +240,7 @@ impl Plan {
                         "task": task,
                         "model": self.experiment.model,
                         "device": device::describe(&self.device),
+                        "jobs": self.experiment.jobs,
                     });
                     let identity = [
                         &settings.to_string(),

@@ -67,7 +67,8 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         measured: None,
         environment: Environment {
             device: device::describe(&plan.device),
-            threads: std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64),
+            threads: crate::grid::threads_here() as u64,
+            jobs: plan.experiment.jobs as u64,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: peftlab_meter::environment().cpu,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,6 +1,5 @@
 //! The training loop and the evaluation, for one cell.
 
-use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
@@ -116,7 +115,7 @@ pub struct History {
 }
 
 /// Number of optimizer steps that `spec` asks for with `examples` in the training set.
-pub fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
+pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
     let batches = examples.div_ceil(spec.batch_size);
     let per_epoch = batches.div_ceil(spec.gradient_accumulation);
     spec.steps.unwrap_or_else(|| spec.epochs.unwrap_or(1) * per_epoch)
@@ -231,7 +230,7 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// Evaluates `model`, which must be without autodiff (see [`Module::valid`]), on `split`.
+/// Evaluates `model`, which must be without autodiff (see Burn's `Module::valid`), on `split`.
 pub fn evaluate(model: &Model, split: &Split, batch_size: usize, classes: usize, feeder: &Feeder) -> Evaluation {
     let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
     let mut rows: Vec<Option<Row>> = vec![None; lengths.len()];

@@ -245,6 +245,8 @@ pub struct Environment {
     pub device: String,
     /// Threads of the host that were there to use.
     pub threads: u64,
+    /// Runs that shared the machine, this one included.
+    pub jobs: u64,
     /// Operating system and architecture.
     pub os: String,
     /// The host's processor.

@@ -112,11 +112,10 @@ impl Row {
 impl Grid {
     pub(crate) fn new(records: Vec<(PathBuf, Record)>) -> Result<Self, RecordError> {
         let Some((_, first)) = records.first() else { return Ok(Self::empty()) };
-        let environment = &first.environment;
         let mut grid = Self {
             name: first.experiment.clone(),
             model: format!("{} ({})", first.model.name, size(first.parameters.base_total)),
-            place: format!("{}, {} threads, {}", environment.device, environment.threads, first.model.dtype),
+            place: place(first),
             seeds: records.iter().map(|(_, record)| record.seed).collect::<BTreeSet<_>>().len(),
             ..Self::empty()
         };
@@ -175,6 +174,16 @@ impl Grid {
         }
         self.rows[best].cells[column].best = true;
     }
+}
+
+fn place(record: &Record) -> String {
+    let environment = &record.environment;
+    let threads = match environment.threads {
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
+    };
+    let jobs = if environment.jobs > 1 { format!(", {} runs at a time", environment.jobs) } else { String::new() };
+    format!("{}, {threads}{jobs}, {}", environment.device, record.model.dtype)
 }
 
 fn task(record: &Record) -> Task {

@@ -175,7 +175,7 @@ impl<DB: DrawingBackend> Canvas for DrawingArea<DB, Shift> {
             let caption = format!("{}: {}", grid.name, task.name);
             let mut chart = chart(panel, &caption, 0.0..x.end, y)?;
             let mut mesh = chart.configure_mesh();
-            mesh.x_desc("step").y_desc("training loss").axis_desc_style(font(13)).label_style(font(12));
+            mesh.x_desc("step").y_desc("training loss").x_label_formatter(&|step| format!("{step:.0}")).axis_desc_style(font(13)).label_style(font(12));
             mesh.light_line_style(TRANSPARENT).bold_line_style(GREY.mix(0.15)).draw().map_err(text)?;
             for (i, curve) in curves {
                 chart.draw_series(LineSeries::new(curve, colour(i).stroke_width(2))).map_err(text)?;
