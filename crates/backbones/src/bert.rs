@@ -4,7 +4,6 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, silu};
-use burn::tensor::module::embedding;
 use burn::tensor::{Bool, Int, Tensor};
 use peftlab_layers::{
     AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding, EmbeddingSite,
@@ -222,7 +221,7 @@ impl Bert {
         let pooler = base.at("pooler").at("dense").projection(Role::Head, [hidden, hidden], true)?;
         Ok(Self {
             bert: BertModel {
-                embeddings: Embeddings::new(config, &base.at("embeddings"))?,
+                embeddings: Embeddings::new(config, None, &base.at("embeddings"))?,
                 encoder: Encoder::new(config, &base.at("encoder"))?,
                 pooler: Pooler { dense: pooler },
             },
@@ -251,12 +250,17 @@ pub(crate) struct Embedded {
 }
 
 impl Embeddings {
-    pub(crate) fn new(config: &BertConfig, builder: &Builder<'_>) -> Result<Self, BackboneError> {
-        let table = |name, entries| builder.at(name).embedding(entries, config.hidden_size);
+    /// `padded_position` is the position that padding has, where it has one of its own.
+    pub(crate) fn new(
+        config: &BertConfig,
+        padded_position: Option<i64>,
+        builder: &Builder<'_>,
+    ) -> Result<Self, BackboneError> {
+        let table = |name, entries, padding| builder.at(name).embedding(entries, config.hidden_size, padding);
         Ok(Self {
-            word_embeddings: table("word_embeddings", config.vocab_size)?,
-            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
-            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
+            word_embeddings: table("word_embeddings", config.vocab_size, config.pad_token_id)?,
+            position_embeddings: table("position_embeddings", config.max_position_embeddings, padded_position)?,
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size, None)?,
             LayerNorm: builder.at("LayerNorm").layer_norm(config.hidden_size, config.layer_norm_eps)?,
             embedding_site: EmbeddingSite::default(),
             dropout: config.hidden_dropout_prob,
@@ -272,7 +276,7 @@ impl Embeddings {
         context: &Context,
     ) -> Embedded {
         let [batch, length] = input.input_ids.dims();
-        let words = embedding(self.word_embeddings.weight.val(), input.input_ids.clone());
+        let words = self.word_embeddings.forward(input.input_ids.clone());
         let (words, padding, added) = self.embedding_site.apply(words, input.padding.clone(), context);
         let device = input.input_ids.device();
         let mut segments =
@@ -281,8 +285,8 @@ impl Embeddings {
             segments = Tensor::cat(vec![Tensor::zeros([batch, added], &device), segments], 1);
         }
         let hidden = words
-            + embedding(self.token_type_embeddings.weight.val(), segments)
-            + embedding(self.position_embeddings.weight.val(), positions(added));
+            + self.token_type_embeddings.forward(segments)
+            + self.position_embeddings.forward(positions(added));
         Embedded { hidden: context.dropout(self.LayerNorm.forward(hidden), self.dropout), padding }
     }
 }

@@ -3,7 +3,6 @@
 
 use burn::module::Module;
 use burn::tensor::activation::silu;
-use burn::tensor::module::embedding;
 use burn::tensor::{Bool, Tensor};
 use peftlab_layers::{
     AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding, EmbeddingSite,
@@ -26,6 +25,7 @@ pub struct LlamaConfig {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     vocab_size: usize,
+    pad_token_id: Option<i64>,
     max_position_embeddings: usize,
     sliding_window: Option<usize>,
     #[serde(default = "default_epsilon")]
@@ -197,7 +197,7 @@ impl LlamaModel {
         let hidden = config.hidden_size;
         let layers = builder.at("layers");
         Ok(Self {
-            embed_tokens: builder.at("embed_tokens").embedding(config.vocab_size, hidden)?,
+            embed_tokens: builder.at("embed_tokens").embedding(config.vocab_size, hidden, config.pad_token_id)?,
             embedding_site: EmbeddingSite::default(),
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::new(config, &layers.at(layer)))
@@ -210,7 +210,7 @@ impl LlamaModel {
 
     /// Hidden states after the last norm, `[batch, virtual + length, hidden]`.
     fn forward(&self, input: &ModelInput, context: &Context) -> Tensor<3> {
-        let tokens = embedding(self.embed_tokens.weight.val(), input.input_ids.clone());
+        let tokens = self.embed_tokens.forward(input.input_ids.clone());
         let (mut hidden, padding, _) = self.embedding_site.apply(tokens, input.padding.clone(), context);
         let length = hidden.dims()[1];
         let rotary = self.rotary.table(context.position_offset(), length, &hidden.device());

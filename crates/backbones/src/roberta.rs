@@ -49,15 +49,16 @@ impl Roberta {
     pub fn new(config: &BertConfig, outputs: usize, builder: &Builder<'_>) -> Result<Self, BackboneError> {
         config.check()?;
         let hidden = config.hidden_size;
+        let padding_token = config.pad_token_id.unwrap_or(1);
         let base = builder.at("roberta");
         let head = |name, outputs| {
             builder.at("classifier").at(name).projection(Role::Head, [hidden, outputs], true)
         };
         Ok(Self {
             roberta: RobertaModel {
-                embeddings: Embeddings::new(config, &base.at("embeddings"))?,
+                embeddings: Embeddings::new(config, Some(padding_token), &base.at("embeddings"))?,
                 encoder: Encoder::new(config, &base.at("encoder"))?,
-                padding_token: config.pad_token_id.unwrap_or(1),
+                padding_token,
             },
             classifier: ClassificationHead {
                 dense: head("dense", hidden)?,

@@ -122,7 +122,7 @@ pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
 }
 
 /// A look at the validation set from inside the training loop: the mean loss of a model.
-pub type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
+pub(crate) type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
 
 /// Trains `model` on `split`.
 ///

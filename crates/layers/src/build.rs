@@ -122,9 +122,10 @@ impl<'a> Builder<'a> {
         Ok(Linear { weight, bias })
     }
 
-    /// A table of `entries` vectors.
-    pub fn embedding(&self, entries: usize, hidden: usize) -> Result<Embedding, BuildError> {
-        Ok(Embedding { weight: self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))? })
+    /// A table of `entries` vectors, one of which may stand for padding.
+    pub fn embedding(&self, entries: usize, hidden: usize, padding: Option<i64>) -> Result<Embedding, BuildError> {
+        let weight = self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))?;
+        Ok(Embedding { weight, padding })
     }
 
     /// A layer norm.

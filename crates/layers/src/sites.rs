@@ -5,7 +5,7 @@
 use std::fmt::Debug;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 use peftlab_ops as ops;
 
 use crate::context::{Context, ModelInput, Output};
@@ -435,4 +435,22 @@ impl RmsNorm {
 pub struct Embedding {
     /// `[entries, hidden]`
     pub weight: Param<Tensor<2>>,
+    /// The entry that stands for padding and gets no gradient, as torch's `padding_idx`.
+    #[module(skip)]
+    pub padding: Option<i64>,
+}
+
+impl Embedding {
+    /// `[batch, length]` to `[batch, length, hidden]`.
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let vectors = burn::tensor::module::embedding(self.weight.val(), ids.clone());
+        match self.padding {
+            Some(padding) if self.weight.is_require_grad() => {
+                let dims = vectors.dims();
+                let padded = ids.equal_elem(padding).unsqueeze_dim::<3>(2).expand(dims);
+                vectors.clone().mask_where(padded, vectors.detach())
+            }
+            _ => vectors,
+        }
+    }
 }
