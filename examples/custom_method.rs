@@ -49,7 +49,12 @@ impl Method for SubLayerScale {
         Ok(Count::all(2 * outline.dimensions.layers * outline.dimensions.hidden))
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         let hidden = outline.dimensions.hidden;
         for block in model.sites().blocks {
             let scales = Scales {

@@ -59,7 +59,8 @@ fn smollm2_from_gguf_has_the_perplexity_that_transformers_finds() {
     let model = Model::new(build(&files.config, Head::LanguageModel, &builder).unwrap()).valid();
     let text = std::fs::read_to_string(root().join("tests/fixtures/smollm2-perplexity.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
-    let ids: Vec<i64> = reference["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+    let ids: Vec<i64> =
+        reference["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
     let window = |ids: &[i64]| {
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [1, ids.len()]), &device);
         let input = ModelInput { input_ids: tokens.clone(), padding: None, token_type_ids: None };

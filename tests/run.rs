@@ -50,7 +50,11 @@ fn a_rerun_gives_the_same_bytes_and_a_resumed_grid_the_same_table() {
         .unwrap();
     let runs = dir.path().join("second/runs");
     let start = Instant::now();
-    let done = || std::fs::read_dir(&runs).map_or(0, |d| d.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "json")).count());
+    let done = || {
+        std::fs::read_dir(&runs).map_or(0, |d| {
+            d.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "json")).count()
+        })
+    };
     while done() < 2 {
         assert!(start.elapsed() < Duration::from_secs(120), "no record was written");
         std::thread::sleep(Duration::from_millis(5));
@@ -77,7 +81,18 @@ fn a_rerun_gives_the_same_bytes_and_a_resumed_grid_the_same_table() {
 #[test]
 fn every_method_trains_on_bert_and_keeps_what_its_card_says() {
     let dir = tempfile::tempdir().unwrap();
-    let names = ["full", "head", "bitfit", "lora", "houlsby", "pfeiffer", "parallel", "prefix-tuning", "prompt-tuning", "ia3"];
+    let names = [
+        "full",
+        "head",
+        "bitfit",
+        "lora",
+        "houlsby",
+        "pfeiffer",
+        "parallel",
+        "prefix-tuning",
+        "prompt-tuning",
+        "ia3",
+    ];
     let methods: String = names.iter().map(|name| format!("[[method]]\nname = \"{name}\"\n\n")).collect();
     let file = experiment(dir.path(), "all", "[0]", 3, &methods);
     let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);

@@ -52,13 +52,22 @@ fn model(dir: &Path, experiment: &str, change: impl FnOnce(&Path)) -> String {
 
 #[test]
 fn settings() {
-    refused(|_, t| t.replace("batch_size", "bach_size"), &["wrong.toml:10:", "bach_size", "did you mean `batch_size`"]);
-    refused(|_, t| t.replace("batch_size = 8", "batch_size = \"8\""), &["wrong.toml:10:", "batch_size", "invalid type"]);
+    refused(
+        |_, t| t.replace("batch_size", "bach_size"),
+        &["wrong.toml:10:", "bach_size", "did you mean `batch_size`"],
+    );
+    refused(
+        |_, t| t.replace("batch_size = 8", "batch_size = \"8\""),
+        &["wrong.toml:10:", "batch_size", "invalid type"],
+    );
     refused(|_, t| t.replace("[model]", "[modle]"), &["modle", "did you mean `model`"]);
     refused(|_, t| t.replace("\"lora\"", "\"lroa\""), &["wrong.toml:", "lroa", "did you mean `lora`"]);
     refused(|_, t| t + "rank = 0\n", &["rank is 0", "use 1 or more"]);
     refused(|_, t| t + "rnak = 4\n", &["rnak", "did you mean `rank`"]);
-    refused(|_, t| t + "target_modules = [\"q_proj\"]\n", &["q_proj", "attention.self.query", "output.dense"]);
+    refused(
+        |_, t| t + "target_modules = [\"q_proj\"]\n",
+        &["q_proj", "attention.self.query", "output.dense"],
+    );
     refused(|_, t| t.replace("steps = 2", "steps = 0"), &["steps is 0"]);
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"cuda:0\""), &["cuda:0", "device = \"cpu\""]);
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"tpu\""), &["tpu", "cpu, cuda:0 or auto"]);
@@ -80,14 +89,23 @@ fn data_sets() {
         |d, t| data(d, &t, "label.tsv", b"text\tlabel\na b\tpositive\nc d\tneutral\n"),
         &["label.tsv", "row 3", "neutral", "out of range", "negative, positive"],
     );
-    refused(|d, t| data(d, &t, "utf.tsv", b"text\tlabel\na \xff\tpositive\n"), &["utf.tsv", "line 2", "UTF-8"]);
-    refused(|d, t| data(d, &t, "column.tsv", b"sentence\tlabel\na\tpositive\n"), &["column `text`", "sentence"]);
+    refused(
+        |d, t| data(d, &t, "utf.tsv", b"text\tlabel\na \xff\tpositive\n"),
+        &["utf.tsv", "line 2", "UTF-8"],
+    );
+    refused(
+        |d, t| data(d, &t, "column.tsv", b"sentence\tlabel\na\tpositive\n"),
+        &["column `text`", "sentence"],
+    );
     refused(|_, t| t.replace("sentiment-train.tsv", "nothing.tsv"), &["nothing.tsv", "cannot be read"]);
 }
 
 #[test]
 fn models() {
-    refused(|_, t| t.replace("assets/bert-tiny", "assets/bert-huge"), &["bert-huge", "there is no such model"]);
+    refused(
+        |_, t| t.replace("assets/bert-tiny", "assets/bert-huge"),
+        &["bert-huge", "there is no such model"],
+    );
     let weights = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     refused(
         |d, t| model(d, &t, |m| std::fs::write(m.join("model.safetensors"), &weights(m)[..100_000]).unwrap()),
@@ -118,7 +136,9 @@ fn models() {
             model(d, &t, |m| {
                 let bytes = weights(m);
                 let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-                let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap().replacen("\"F16\"", "\"U16\"", 1);
+                let header = String::from_utf8(bytes[8..8 + length].to_vec())
+                    .unwrap()
+                    .replacen("\"F16\"", "\"U16\"", 1);
                 let changed = [&bytes[..8], header.as_bytes(), &bytes[8 + length..]].concat();
                 std::fs::write(m.join("model.safetensors"), changed).unwrap();
             })
@@ -128,12 +148,15 @@ fn models() {
     refused(
         |d, t| {
             let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
-            let mut bytes = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
+            let mut bytes =
+                [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
             bytes.extend(string("general.architecture"));
             bytes.extend(8u32.to_le_bytes());
             bytes.extend(string("falcon"));
             std::fs::write(d.join("other.gguf"), bytes).unwrap();
-            let lines = t.lines().map(|line| if line.starts_with("source") { "source = \"other.gguf\"" } else { line });
+            let lines = t
+                .lines()
+                .map(|line| if line.starts_with("source") { "source = \"other.gguf\"" } else { line });
             lines.collect::<Vec<_>>().join("\n")
         },
         &["other.gguf", "falcon", "llama"],
@@ -180,7 +203,11 @@ fn results_and_adapters() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     let output = bench(dir.path(), &["run", file, "--out", "file/out"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-    assert!(text(&output).contains("cannot be written") && text(&output).contains("--out"), "{}", text(&output));
+    assert!(
+        text(&output).contains("cannot be written") && text(&output).contains("--out"),
+        "{}",
+        text(&output)
+    );
 
     // a results folder of another schema version
     std::fs::create_dir_all(dir.path().join("old/runs")).unwrap();
@@ -188,7 +215,11 @@ fn results_and_adapters() {
     for arguments in [vec!["run", file, "--out", "old"], vec!["report", "old"]] {
         let output = bench(dir.path(), &arguments);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-        assert!(text(&output).contains("schema version 99") && text(&output).contains("a.json"), "{}", text(&output));
+        assert!(
+            text(&output).contains("schema version 99") && text(&output).contains("a.json"),
+            "{}",
+            text(&output)
+        );
     }
     let output = bench(dir.path(), &["report", "nothing"]);
     assert_eq!(output.status.code(), Some(2));

@@ -6,8 +6,9 @@ use burn::module::Module;
 use burn::tensor::activation::{gelu, gelu_approximate, relu, silu};
 use burn::tensor::{Bool, Int, Tensor};
 use peftlab_layers::{
-    AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding, EmbeddingSite,
-    KeysValues, LayerNorm, ModelInput, Output, Projection, Role, Sites, SubLayer, SubLayerOutput,
+    AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding,
+    EmbeddingSite, KeysValues, LayerNorm, ModelInput, Output, Projection, Role, Sites, SubLayer,
+    SubLayerOutput,
 };
 use serde::Deserialize;
 
@@ -236,7 +237,9 @@ impl Bert {
         let start = context.position_offset() as i64;
         let positions = |count: usize| {
             let device = input.input_ids.device();
-            Tensor::<1, Int>::arange(start..start + count as i64, &device).reshape([1, count]).expand([batch, count])
+            Tensor::<1, Int>::arange(start..start + count as i64, &device)
+                .reshape([1, count])
+                .expand([batch, count])
         };
         let embedded = self.bert.embeddings.forward(input, |added| positions(added + length), context);
         self.bert.encoder.forward(embedded, context)
@@ -259,7 +262,11 @@ impl Embeddings {
         let table = |name, entries, padding| builder.at(name).embedding(entries, config.hidden_size, padding);
         Ok(Self {
             word_embeddings: table("word_embeddings", config.vocab_size, config.pad_token_id)?,
-            position_embeddings: table("position_embeddings", config.max_position_embeddings, padded_position)?,
+            position_embeddings: table(
+                "position_embeddings",
+                config.max_position_embeddings,
+                padded_position,
+            )?,
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size, None)?,
             LayerNorm: builder.at("LayerNorm").layer_norm(config.hidden_size, config.layer_norm_eps)?,
             embedding_site: EmbeddingSite::default(),
@@ -352,7 +359,8 @@ impl Layer {
 
     fn forward(&self, hidden: Tensor<3>, padding: Option<&Tensor<2, Bool>>, context: &Context) -> Tensor<3> {
         let mixed = self.attention.self_.forward(hidden.clone(), padding, context);
-        let hidden = self.attention.output.forward(mixed, hidden, SubLayer::Attention, &self.block_site, context);
+        let hidden =
+            self.attention.output.forward(mixed, hidden, SubLayer::Attention, &self.block_site, context);
         let wide = self.activation.apply(self.intermediate.dense.forward(hidden.clone(), context));
         self.output.forward(wide, hidden, SubLayer::FeedForward, &self.block_site, context)
     }
@@ -361,7 +369,8 @@ impl Layer {
 impl SelfAttention {
     fn forward(&self, input: Tensor<3>, padding: Option<&Tensor<2, Bool>>, context: &Context) -> Tensor<3> {
         let [batch, length, hidden] = input.dims();
-        let split = |x: Tensor<3>| x.reshape([batch, length, self.heads, hidden / self.heads]).swap_dims(1, 2);
+        let split =
+            |x: Tensor<3>| x.reshape([batch, length, self.heads, hidden / self.heads]).swap_dims(1, 2);
         let query = split(self.query.forward(input.clone(), context));
         let keys = split(self.key.forward(input.clone(), context));
         let values = split(self.value.forward(input, context));
@@ -373,7 +382,12 @@ impl SelfAttention {
 }
 
 impl SubLayerEnd {
-    fn new(config: &BertConfig, role: Role, input: usize, builder: &Builder<'_>) -> Result<Self, BackboneError> {
+    fn new(
+        config: &BertConfig,
+        role: Role,
+        input: usize,
+        builder: &Builder<'_>,
+    ) -> Result<Self, BackboneError> {
         let hidden = config.hidden_size;
         Ok(Self {
             dense: builder.at("dense").projection(role, [input, hidden], true)?,

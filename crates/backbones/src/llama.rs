@@ -5,8 +5,9 @@ use burn::module::Module;
 use burn::tensor::activation::silu;
 use burn::tensor::{Bool, Tensor};
 use peftlab_layers::{
-    AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding, EmbeddingSite,
-    KeysValues, ModelInput, Output, Projection, RmsNorm, Role, Sites, SubLayer, SubLayerOutput,
+    AttentionMask, AttentionSite, Backbone, BlockSite, Builder, Context, Dimensions, Embedding,
+    EmbeddingSite, KeysValues, ModelInput, Output, Projection, RmsNorm, Role, Sites, SubLayer,
+    SubLayerOutput,
 };
 use peftlab_ops::{Rotary, RotaryScaling};
 use serde::Deserialize;
@@ -170,7 +171,10 @@ pub(crate) fn build(
     builder: &Builder<'_>,
 ) -> Result<Box<dyn Backbone>, BackboneError> {
     if head != Head::LanguageModel {
-        return Err(BackboneError::Head { backbone: config.model_type.clone(), offers: "causal language modelling" });
+        return Err(BackboneError::Head {
+            backbone: config.model_type.clone(),
+            offers: "causal language modelling",
+        });
     }
     Ok(Box::new(Llama::new(config, builder)?))
 }
@@ -197,7 +201,11 @@ impl LlamaModel {
         let hidden = config.hidden_size;
         let layers = builder.at("layers");
         Ok(Self {
-            embed_tokens: builder.at("embed_tokens").embedding(config.vocab_size, hidden, config.pad_token_id)?,
+            embed_tokens: builder.at("embed_tokens").embedding(
+                config.vocab_size,
+                hidden,
+                config.pad_token_id,
+            )?,
             embedding_site: EmbeddingSite::default(),
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::new(config, &layers.at(layer)))

@@ -3,9 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use peftlab_layers::{
-    Backbone, Builder, Context, Dimensions, ModelInput, Output, Projection, Role, Sites,
-};
+use peftlab_layers::{Backbone, Builder, Context, Dimensions, ModelInput, Output, Projection, Role, Sites};
 
 use crate::bert::{self, BertConfig, Embeddings, Encoder};
 use crate::{BackboneError, Head};
@@ -51,9 +49,8 @@ impl Roberta {
         let hidden = config.hidden_size;
         let padding_token = config.pad_token_id.unwrap_or(1);
         let base = builder.at("roberta");
-        let head = |name, outputs| {
-            builder.at("classifier").at(name).projection(Role::Head, [hidden, outputs], true)
-        };
+        let head =
+            |name, outputs| builder.at("classifier").at(name).projection(Role::Head, [hidden, outputs], true);
         Ok(Self {
             roberta: RobertaModel {
                 embeddings: Embeddings::new(config, Some(padding_token), &base.at("embeddings"))?,

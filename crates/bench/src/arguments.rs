@@ -4,7 +4,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
-#[command(name = "bench", version, after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input.")]
+#[command(
+    name = "bench",
+    version,
+    after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

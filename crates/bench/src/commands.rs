@@ -31,7 +31,10 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
             let plan = Plan::read(experiment, registry)?;
             let scores = exchange::import(adapter, &plan, task.as_deref(), registry)?;
             for (split, score) in scores {
-                print(format!("{split:<11} {:<12} {:.6}  ({} items)", score.metric, score.value, score.items));
+                print(format!(
+                    "{split:<11} {:<12} {:.6}  ({} items)",
+                    score.metric, score.value, score.items
+                ));
             }
             Ok(Outcome::Done)
         }
@@ -62,7 +65,10 @@ fn run_cell(file: &Path, index: usize, identity: &str, out: &Path, registry: &Re
     let program = program_digest()?;
     let plan = Plan::read(file, registry)?;
     let cell = plan.cells.get(index).filter(|cell| cell.identity == identity).ok_or_else(|| {
-        HarnessError::Failed(format!("{} or what it names changed while the grid was running", file.display()))
+        HarnessError::Failed(format!(
+            "{} or what it names changed while the grid was running",
+            file.display()
+        ))
     })?;
     let print_line = &mut |event: peftlab_harness::Event| {
         if let Ok(line) = serde_json::to_string(&Line::from(&event)) {

@@ -9,7 +9,8 @@ use crate::{Outcome, print};
 /// Writes one page a method into `dir`.
 pub(crate) fn write(dir: &Path, registry: &Registry) -> Result<Outcome> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    let mut index = "# Methods\n\nWritten by `bench docs docs/methods` from the methods' cards.\n\n".to_owned();
+    let mut index =
+        "# Methods\n\nWritten by `bench docs docs/methods` from the methods' cards.\n\n".to_owned();
     for entry in registry.entries() {
         let path = dir.join(format!("{}.md", entry.card.name));
         std::fs::write(&path, page(entry.card)).with_context(|| path.display().to_string())?;

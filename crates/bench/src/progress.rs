@@ -80,7 +80,9 @@ impl Progress for Shown {
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
                 }
-                format!("step {step}/{steps}, loss {loss:.4}, {tokens_per_second:.0} tokens/s{memory}, {left} left")
+                format!(
+                    "step {step}/{steps}, loss {loss:.4}, {tokens_per_second:.0} tokens/s{memory}, {left} left"
+                )
             }
             Line::Validation { step, loss } => format!("step {step}, validation loss {loss:.4}"),
         };

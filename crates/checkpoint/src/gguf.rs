@@ -56,7 +56,10 @@ impl Gguf {
         }
         let version = reader.u32()?;
         if !(2..=3).contains(&version) {
-            return Err(CheckpointError::new(path, format!("is GGUF version {version}; versions 2 and 3 can be read")));
+            return Err(CheckpointError::new(
+                path,
+                format!("is GGUF version {version}; versions 2 and 3 can be read"),
+            ));
         }
         let (tensor_count, metadata_count) = (reader.u64()?, reader.u64()?);
         let mut metadata = BTreeMap::new();
@@ -100,7 +103,9 @@ impl Gguf {
             let length = self.bytes.len();
             return Err(CheckpointError::new(
                 &self.path,
-                format!("tensor `{name}` ends beyond the file's {length} bytes: truncated; get the file again"),
+                format!(
+                    "tensor `{name}` ends beyond the file's {length} bytes: truncated; get the file again"
+                ),
             ));
         };
         let Some(hub) = hub_name(&name) else { return Ok(()) };
@@ -112,7 +117,10 @@ impl Gguf {
         if let (Some(heads), Some(rows)) = (heads, shape.first())
             && (heads == 0 || rows % (2 * heads) != 0)
         {
-            return Err(CheckpointError::new(&self.path, format!("tensor `{name}`: {rows} rows are not {heads} heads")));
+            return Err(CheckpointError::new(
+                &self.path,
+                format!("tensor `{name}`: {rows} rows are not {heads} heads"),
+            ));
         }
         self.tensors.insert(hub, Entry { info: TensorInfo { shape, dtype }, start, heads });
         Ok(())
@@ -386,7 +394,10 @@ impl<'a> Reader<'a> {
             11 => GgufValue::Integer(i64::from_le_bytes(self.array()?)),
             12 => GgufValue::Float(f64::from_le_bytes(self.array()?)),
             kind => {
-                return Err(CheckpointError::new(self.path, format!("the metadata has a value of unknown type {kind}")));
+                return Err(CheckpointError::new(
+                    self.path,
+                    format!("the metadata has a value of unknown type {kind}"),
+                ));
             }
         })
     }
@@ -395,7 +406,10 @@ impl<'a> Reader<'a> {
         let name = self.string()?;
         let dimensions = self.u32()?;
         if dimensions > 4 {
-            return Err(CheckpointError::new(self.path, format!("tensor `{name}` has {dimensions} dimensions")));
+            return Err(CheckpointError::new(
+                self.path,
+                format!("tensor `{name}` has {dimensions} dimensions"),
+            ));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {

@@ -29,7 +29,11 @@ impl Gguf {
         let mut definition = match kind {
             "gpt2" => self.byte_level(&tokens)?,
             "llama" => self.sentence_piece(&tokens)?,
-            other => return Err(self.refuse(&format!("tokenizer `{other}` is not supported; there are gpt2 and llama"))),
+            other => {
+                return Err(
+                    self.refuse(&format!("tokenizer `{other}` is not supported; there are gpt2 and llama"))
+                );
+            }
         };
         definition["version"] = "1.0".into();
         definition["truncation"] = Value::Null;
@@ -119,7 +123,9 @@ impl Gguf {
             }),
             "default" | "gpt-2" => level(true),
             other => {
-                let message = format!("the tokenizer's `{other}` pre-tokenizer is not known; there are smollm, llama-bpe, gpt-2");
+                let message = format!(
+                    "the tokenizer's `{other}` pre-tokenizer is not known; there are smollm, llama-bpe, gpt-2"
+                );
                 return Err(self.refuse(&message));
             }
         };
@@ -178,5 +184,10 @@ impl Gguf {
 }
 
 fn vocabulary(tokens: &[&str]) -> Value {
-    tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), Value::from(id))).collect::<serde_json::Map<_, _>>().into()
+    tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| ((*token).to_owned(), Value::from(id)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }

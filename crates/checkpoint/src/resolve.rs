@@ -84,7 +84,8 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
         (single, _) if single.is_file() => vec![single],
         (_, index) if index.is_file() => shards(&index)?.into_iter().map(|name| folder.join(name)).collect(),
         _ => {
-            let message = format!("holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints can be read");
+            let message =
+                format!("holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints can be read");
             return Err(CheckpointError::new(folder, message));
         }
     };
@@ -92,7 +93,11 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
     open(&folder.join(CONFIG), &shards, tokenizer.is_file().then_some(tokenizer))
 }
 
-fn open(config: &Path, shards: &[PathBuf], tokenizer: Option<PathBuf>) -> Result<ModelFiles, CheckpointError> {
+fn open(
+    config: &Path,
+    shards: &[PathBuf],
+    tokenizer: Option<PathBuf>,
+) -> Result<ModelFiles, CheckpointError> {
     let config = load_config(config)?;
     let weights = Safetensors::open(shards)?;
     Ok(ModelFiles {
@@ -117,9 +122,10 @@ fn open_gguf(path: &Path) -> Result<ModelFiles, CheckpointError> {
 /// The files that an index names, each once.
 fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
     let text = std::fs::read_to_string(index).map_err(|error| CheckpointError::io(index, &error))?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|error| CheckpointError::new(index, format!("is no JSON: {error}")))?;
-    let map = value["weight_map"].as_object().ok_or_else(|| CheckpointError::new(index, "lacks `weight_map`"))?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| CheckpointError::new(index, format!("is no JSON: {error}")))?;
+    let map =
+        value["weight_map"].as_object().ok_or_else(|| CheckpointError::new(index, "lacks `weight_map`"))?;
     let mut names: Vec<String> = map.values().filter_map(|name| name.as_str().map(str::to_owned)).collect();
     names.sort();
     names.dedup();
@@ -160,7 +166,10 @@ impl HubSource {
         };
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
         if name.split('/').count() != 2 || name.split('/').any(str::is_empty) {
-            return Err(CheckpointError::new(format!("hub:{text}"), "is not of the form hub:owner/name@revision"));
+            return Err(CheckpointError::new(
+                format!("hub:{text}"),
+                "is not of the form hub:owner/name@revision",
+            ));
         }
         Ok(Self { name: name.to_owned(), revision: revision.to_owned(), file })
     }
@@ -199,18 +208,24 @@ impl HubSource {
     fn only_gguf(&self) -> Result<Option<PathBuf>, CheckpointError> {
         let cache = Self::cache();
         let folder = cache.path().join(self.repo().folder_name());
-        let Ok(commit) = std::fs::read_to_string(folder.join("refs").join(&self.revision)) else { return Ok(None) };
+        let Ok(commit) = std::fs::read_to_string(folder.join("refs").join(&self.revision)) else {
+            return Ok(None);
+        };
         let snapshot = folder.join("snapshots").join(commit.trim());
         if snapshot.join(CONFIG).exists() {
             return Ok(None);
         }
         let entries = std::fs::read_dir(&snapshot).map_err(|error| CheckpointError::io(&snapshot, &error))?;
         let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let files: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "gguf")).collect();
+        let files: Vec<PathBuf> =
+            paths.filter(|path| path.extension().is_some_and(|e| e == "gguf")).collect();
         match &files[..] {
             [] => Ok(None),
             [file] => Ok(Some(file.clone())),
-            _ => Err(CheckpointError::new(snapshot, "holds several .gguf files; choose one with hub:owner/name#FILE.gguf")),
+            _ => Err(CheckpointError::new(
+                snapshot,
+                "holds several .gguf files; choose one with hub:owner/name#FILE.gguf",
+            )),
         }
     }
 
@@ -223,7 +238,8 @@ impl HubSource {
         let what = format!("hub:{}@{}", self.name, self.revision);
         let place = cache.path().display().to_string();
         if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str())) {
-            let message = format!("{file} is not in the cache {place}, and HF_HUB_OFFLINE forbids to fetch it");
+            let message =
+                format!("{file} is not in the cache {place}, and HF_HUB_OFFLINE forbids to fetch it");
             return Err(CheckpointError::new(what, message));
         }
         let api = hf_hub::api::sync::ApiBuilder::from_cache(cache).with_progress(false).build();

@@ -35,7 +35,10 @@ impl Safetensors {
             for (name, mut entry) in entries(path, &bytes)? {
                 entry.file = opened.files.len();
                 if opened.tensors.insert(name.clone(), entry).is_some() {
-                    return Err(CheckpointError::new(path, format!("tensor `{name}` is in another shard, too")));
+                    return Err(CheckpointError::new(
+                        path,
+                        format!("tensor `{name}` is in another shard, too"),
+                    ));
                 }
             }
             opened.files.push((path.clone(), bytes));
@@ -56,9 +59,10 @@ impl Safetensors {
     }
 
     fn find(&self, name: &str) -> Result<(&Path, &Entry, &[u8]), CheckpointError> {
-        let entry = self.tensors.get(name).ok_or_else(|| {
-            CheckpointError::new(self.describe(), format!("there is no tensor `{name}`"))
-        })?;
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| CheckpointError::new(self.describe(), format!("there is no tensor `{name}`")))?;
         let (path, bytes) = &self.files[entry.file];
         Ok((path, entry, &bytes[entry.bytes.clone()]))
     }
@@ -70,7 +74,9 @@ fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Entry)>, Checkpoint
     let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) else {
         return refuse(format!("is no safetensors file: it has {} bytes", bytes.len()));
     };
-    let Some(end) = usize::try_from(length).ok().and_then(|n| n.checked_add(8)).filter(|end| *end <= bytes.len()) else {
+    let Some(end) =
+        usize::try_from(length).ok().and_then(|n| n.checked_add(8)).filter(|end| *end <= bytes.len())
+    else {
         return refuse(format!(
             "promises a header of {length} bytes, but the file has {}: truncated, or no safetensors file; \
              get the file again",
@@ -144,7 +150,12 @@ impl TensorSource for Safetensors {
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let (path, entry, bytes) = self.find(name)?;
         let dtype = entry.info.dtype;
-        let wrong = || CheckpointError::new(path, format!("tensor `{name}` holds {dtype:?}; weights are F32, F16 or BF16"));
+        let wrong = || {
+            CheckpointError::new(
+                path,
+                format!("tensor `{name}` holds {dtype:?}; weights are F32, F16 or BF16"),
+            )
+        };
         floats(bytes, dtype).ok_or_else(wrong)
     }
 
@@ -158,7 +169,10 @@ impl TensorSource for Safetensors {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<(), CheckpointError> {
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[(String, Vec<usize>, Vec<f32>)],
+) -> Result<(), CheckpointError> {
     let mut sorted: Vec<_> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     let mut header = serde_json::Map::new();
@@ -197,7 +211,8 @@ mod tests {
     fn sample() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.safetensors");
-        let tensors = [("b".to_owned(), vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]), ("a".to_owned(), vec![1], vec![-0.5])];
+        let tensors =
+            [("b".to_owned(), vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]), ("a".to_owned(), vec![1], vec![-0.5])];
         write_safetensors(&path, &tensors).unwrap();
         (dir, path)
     }

@@ -68,13 +68,17 @@ pub fn save(
 ) -> Result<(), HarnessError> {
     let Some(mut config) = method.to_peft(outline) else {
         let name = method.card().name;
-        return Err(HarnessError::input(dir, format!("Hugging Face PEFT has no method like `{name}`; nothing is written")));
+        return Err(HarnessError::input(
+            dir,
+            format!("Hugging Face PEFT has no method like `{name}`; nothing is written"),
+        ));
     };
     let sequence = outline.head() > 0;
     config["base_model_name_or_path"] = base_model.into();
     config["task_type"] = if sequence { "SEQ_CLS" } else { "CAUSAL_LM" }.into();
     config["inference_mode"] = true.into();
-    config["modules_to_save"] = if sequence { serde_json::json!(["classifier", "score"]) } else { serde_json::Value::Null };
+    config["modules_to_save"] =
+        if sequence { serde_json::json!(["classifier", "score"]) } else { serde_json::Value::Null };
     std::fs::create_dir_all(dir).map_err(|error| HarnessError::write(dir, &error))?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
     crate::error::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;

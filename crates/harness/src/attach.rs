@@ -34,7 +34,8 @@ impl Attached {
         let base: HashSet<&str> = outline.parameters.iter().map(|info| info.name.as_str()).collect();
         let model = params::set_trained(model, |info| {
             // what is neither the base's nor marked by the method keeps what the method gave it
-            info.trained || (base.contains(info.name.as_str()) && (method.trains(info) || outline.is_head(&info.name)))
+            info.trained
+                || (base.contains(info.name.as_str()) && (method.trains(info) || outline.is_head(&info.name)))
         });
         Ok(Self { model, outline })
     }
@@ -57,7 +58,13 @@ impl Attached {
 }
 
 /// The five numbers of a method's size, and the share of the whole.
-pub fn parameters(adapter: usize, head: usize, stored: usize, buffers: usize, base_total: usize) -> Parameters {
+pub fn parameters(
+    adapter: usize,
+    head: usize,
+    stored: usize,
+    buffers: usize,
+    base_total: usize,
+) -> Parameters {
     let trained = adapter + head;
     Parameters {
         adapter: adapter as u64,

@@ -31,12 +31,12 @@ pub enum HarnessError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A network.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Backbone {
         /// Where the model came from.
         path: PathBuf,
         /// What is wrong.
-        source: BackboneError,
+        reason: BackboneError,
     },
     /// A data set.
     #[error(transparent)]
@@ -50,8 +50,8 @@ pub enum HarnessError {
 }
 
 impl From<BackboneError> for HarnessError {
-    fn from(source: BackboneError) -> Self {
-        Self::Backbone { path: PathBuf::from("model"), source }
+    fn from(reason: BackboneError) -> Self {
+        Self::Backbone { path: PathBuf::from("model"), reason }
     }
 }
 
@@ -78,7 +78,8 @@ impl HarnessError {
 /// Where it cannot be read, or is not what it should be.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HarnessError> {
     let text = std::fs::read_to_string(path).map_err(|error| HarnessError::read(path, &error))?;
-    serde_json::from_str(&text).map_err(|error| HarnessError::input(path, format!("is not as expected: {error}")))
+    serde_json::from_str(&text)
+        .map_err(|error| HarnessError::input(path, format!("is not as expected: {error}")))
 }
 
 /// Writes a file so that a reader sees all of it or nothing.

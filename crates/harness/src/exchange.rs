@@ -19,9 +19,10 @@ use crate::run::Scorer;
 /// Where the record is not of a cell of `plan`, or PEFT has no such method.
 pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError> {
     let read = Record::read(record)?;
-    let cell = plan.cells.iter().find(|cell| {
-        (&cell.label, &cell.task, cell.seed) == (&read.label, &read.task.name, read.seed)
-    });
+    let cell = plan
+        .cells
+        .iter()
+        .find(|cell| (&cell.label, &cell.task, cell.seed) == (&read.label, &read.task.name, read.seed));
     let Some(cell) = cell.filter(|_| read.settings["method"] == settings(plan, &read)) else {
         let file = plan.experiment.path.display();
         return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
@@ -56,7 +57,10 @@ pub fn import(
         .from_peft(&config)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?
         .ok_or_else(|| {
-            HarnessError::input(&config_path, format!("peft_type {} is not one that is known", config["peft_type"]))
+            HarnessError::input(
+                &config_path,
+                format!("peft_type {} is not one that is known", config["peft_type"]),
+            )
         })?;
     let names: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
     let index = match task {
@@ -78,7 +82,9 @@ pub fn import(
     let mut scores = Vec::new();
     let splits = [("validation", Some(&data.validation)), ("test", data.test.as_ref())];
     for (name, split) in splits.into_iter().filter_map(|(name, split)| Some((name, split?))) {
-        scores.extend(scorer.scores(&scorer.evaluate(&model, split, &feeder)).into_iter().map(|score| (name, score)));
+        scores.extend(
+            scorer.scores(&scorer.evaluate(&model, split, &feeder)).into_iter().map(|score| (name, score)),
+        );
     }
     Ok(scores)
 }

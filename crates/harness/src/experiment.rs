@@ -167,13 +167,18 @@ impl TrainingSpec {
             return Err(format!("learning_rate is {}; it must be above 0", self.learning_rate));
         }
         if !(0.0..=1.0).contains(&self.warmup_ratio) {
-            return Err(format!("warmup_ratio is {}; it is a share of the steps, from 0 to 1", self.warmup_ratio));
+            return Err(format!(
+                "warmup_ratio is {}; it is a share of the steps, from 0 to 1",
+                self.warmup_ratio
+            ));
         }
         if self.patience.is_some() && self.evaluate_every.is_none() {
             return Err("patience counts looks at the validation set; give evaluate_every, too".to_owned());
         }
         match self.max_grad_norm {
-            Some(limit) if limit <= 0.0 => Err(format!("max_grad_norm is {limit}; it must be above 0, or absent")),
+            Some(limit) if limit <= 0.0 => {
+                Err(format!("max_grad_norm is {limit}; it must be above 0, or absent"))
+            }
             _ => Ok(()),
         }
     }
@@ -264,7 +269,8 @@ impl Reader<'_> {
             Some(table) => self.table(table, "[training]"),
             None => Some(TrainingSpec::default()),
         };
-        let tasks: Vec<TaskSpec> = file.task.iter().filter_map(|table| self.table(table, "[[task]]")).collect();
+        let tasks: Vec<TaskSpec> =
+            file.task.iter().filter_map(|table| self.table(table, "[[task]]")).collect();
         let methods: Vec<MethodSpec> =
             file.method.iter().filter_map(|table| self.method(table, &shared, registry)).collect();
         self.whole(&file, &tasks, &methods);
@@ -286,7 +292,8 @@ impl Reader<'_> {
 
     /// What no table shows by itself.
     fn whole(&mut self, file: &File, tasks: &[TaskSpec], methods: &[MethodSpec]) {
-        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        {
             let name = &file.name;
             self.mistake_at_key(
                 0..self.text.len(),
@@ -295,7 +302,11 @@ impl Reader<'_> {
             );
         }
         if file.seeds.is_empty() {
-            self.mistake_at_key(0..self.text.len(), "seeds", "seeds is empty; give at least one, such as [0]");
+            self.mistake_at_key(
+                0..self.text.len(),
+                "seeds",
+                "seeds is empty; give at least one, such as [0]",
+            );
         }
         if file.jobs == 0 {
             self.mistake_at_key(0..self.text.len(), "jobs", "jobs is 0; it must be 1 or more");
@@ -308,7 +319,10 @@ impl Reader<'_> {
         let labels = methods.iter().map(|method| method.label.as_str());
         let names = tasks.iter().map(|task| task.name.as_str());
         if let Some(label) = repeated(labels) {
-            self.mistake(0..0, &format!("two methods are labelled `{label}`; tell them apart with `label = \"..\"`"));
+            self.mistake(
+                0..0,
+                &format!("two methods are labelled `{label}`; tell them apart with `label = \"..\"`"),
+            );
         }
         if let Some(name) = repeated(names) {
             self.mistake(0..0, &format!("two tasks are named `{name}`; give each its own name"));
@@ -350,7 +364,11 @@ impl Reader<'_> {
                 training.extend(own);
             }
             Some(_) => {
-                self.mistake_at_key(span, "training", "`training` must be a table, such as { learning_rate = 1e-3 }");
+                self.mistake_at_key(
+                    span,
+                    "training",
+                    "`training` must be a table, such as { learning_rate = 1e-3 }",
+                );
                 return None;
             }
         }
@@ -364,9 +382,11 @@ impl Reader<'_> {
         };
         let settings = serde_json::to_value(settings).unwrap_or_default();
         match entry.parse(settings) {
-            Ok(method) => {
-                Some(MethodSpec { label: label.unwrap_or_else(|| method.label()), method, training: training? })
-            }
+            Ok(method) => Some(MethodSpec {
+                label: label.unwrap_or_else(|| method.label()),
+                method,
+                training: training?,
+            }),
             Err(error) => {
                 let message = format!("method `{name}`: {error}");
                 match &error.key {
@@ -382,7 +402,12 @@ impl Reader<'_> {
         self.table_in(table.get_ref().clone(), table.span(), what)
     }
 
-    fn table_in<T: DeserializeOwned>(&mut self, table: toml::Table, span: Range<usize>, what: &str) -> Option<T> {
+    fn table_in<T: DeserializeOwned>(
+        &mut self,
+        table: toml::Table,
+        span: Range<usize>,
+        what: &str,
+    ) -> Option<T> {
         match serde_path_to_error::deserialize(toml::Value::Table(table)) {
             Ok(value) => Some(value),
             Err(error) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use peftlab_record::{Record, RUNS, Status, Step};
+use peftlab_record::{RUNS, Record, Status, Step};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HarnessError;
@@ -93,7 +93,8 @@ pub fn run_grid(
         plan.cells.iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect();
     for label in only {
         if !cells.iter().any(|cell| cell.label == *label) {
-            let labels: Vec<_> = plan.experiment.methods.iter().map(|method| format!("`{}`", method.label)).collect();
+            let labels: Vec<_> =
+                plan.experiment.methods.iter().map(|method| format!("`{}`", method.label)).collect();
             let message = format!("--only: no method is labelled `{label}`; there are {}", labels.join(", "));
             return Err(HarnessError::input(&plan.experiment.path, message));
         }
@@ -105,7 +106,14 @@ pub fn run_grid(
         cells.iter().partition(|cell| done.contains(cell.identity.as_str()));
     let mut outcome = Outcome { cells: cells.len(), before: before.len(), failed: 0 };
     progress.start(cells.len(), before.len());
-    let grid = Running { plan, program, out, runs: &runs, progress: Mutex::new(progress), queue: Mutex::new(open.iter()) };
+    let grid = Running {
+        plan,
+        program,
+        out,
+        runs: &runs,
+        progress: Mutex::new(progress),
+        queue: Mutex::new(open.iter()),
+    };
     let jobs = plan.experiment.jobs;
     let failed: Vec<Result<usize, HarnessError>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| grid.work())).collect();
@@ -154,7 +162,8 @@ impl<'p> Running<'_, 'p> {
 
     fn spawn(&self, cell: &Cell) -> Result<Ended, HarnessError> {
         let plan = self.plan;
-        let program = std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
+        let program =
+            std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
         let mut child = Command::new(&program)
             .arg("cell")
             .arg(&plan.experiment.path)
@@ -222,7 +231,9 @@ fn prepare(plan: &Plan, out: &Path) -> Result<PathBuf, HarnessError> {
     for (path, record) in Record::read_all(out)? {
         if record.experiment != *name {
             let other = &record.experiment;
-            let message = format!("is a record of the experiment `{other}`, not `{name}`; choose another folder with --out");
+            let message = format!(
+                "is a record of the experiment `{other}`, not `{name}`; choose another folder with --out"
+            );
             return Err(HarnessError::input(&path, message));
         }
     }
@@ -272,7 +283,8 @@ fn ended_badly(status: ExitStatus, errors: &str) -> Ended {
     let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
     let mut message = lines[lines.len().saturating_sub(5)..].join("; ");
     let killed = killed_by_kernel(status);
-    let out_of_memory = killed || message.to_lowercase().contains("out of memory") || message.contains("allocation of");
+    let out_of_memory =
+        killed || message.to_lowercase().contains("out of memory") || message.contains("allocation of");
     if message.is_empty() {
         message = match killed {
             true => "killed by signal 9, as the kernel does when memory runs out".to_owned(),

@@ -18,5 +18,5 @@ pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json, write_atomic};
 pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
 pub use loss::{Loss, Targets, loss};
-pub use train::Event;
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
+pub use train::Event;

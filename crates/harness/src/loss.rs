@@ -50,6 +50,8 @@ pub fn loss(output: Output, targets: &Targets) -> Loss {
             let (sum, each) = ops::cross_entropy_sum(logits.reshape([batch * count, vocabulary]), labels);
             Loss { sum, each }
         }
-        (output, targets) => unreachable!("a task's head gives what its targets are: {output:?}, {targets:?}"),
+        (output, targets) => {
+            unreachable!("a task's head gives what its targets are: {output:?}, {targets:?}")
+        }
     }
 }

@@ -116,7 +116,11 @@ impl Schedule {
 }
 
 /// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
-pub fn clip_global_norm<M: Module>(gradients: GradientsParams, module: &M, limit: f64) -> (GradientsParams, f64) {
+pub fn clip_global_norm<M: Module>(
+    gradients: GradientsParams,
+    module: &M,
+    limit: f64,
+) -> (GradientsParams, f64) {
     struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

@@ -135,7 +135,8 @@ pub fn check(dir: &Path, registry: &Registry) -> Result<Check, HarnessError> {
         return Ok(check);
     }
     match method(dir, &bundle, registry)? {
-        Ok(method) => Run { dir, bundle: &bundle, method: &*method, device: Device::flex().autodiff() }.check(&mut check)?,
+        Ok(method) => Run { dir, bundle: &bundle, method: &*method, device: Device::flex().autodiff() }
+            .check(&mut check)?,
         Err(reason) => check.notes.push(reason),
     }
     Ok(check)
@@ -299,7 +300,13 @@ impl Run<'_> {
         (value, mean.backward())
     }
 
-    fn train(&self, mut model: Model, input: &ModelInput, targets: &Targets, counted: f64) -> (Model, Vec<f64>) {
+    fn train(
+        &self,
+        mut model: Model,
+        input: &ModelInput,
+        targets: &Targets,
+        counted: f64,
+    ) -> (Model, Vec<f64>) {
         let Steps { lr, betas, eps, weight_decay, steps } = self.bundle.optimizer;
         let mut optimizer = OptimizerSpec::AdamW { betas, eps, weight_decay }.init();
         let mut losses = Vec::new();
@@ -337,7 +344,8 @@ impl Errors<'_> {
     /// Errors over the largest value of each expected tensor. A tensor whose gradient is zero but for rounding
     /// (a key's bias, to which softmax is blind) has only noise to compare with: it must stay noise.
     fn relative(&mut self, kind: &'static str, ours: &Named, theirs: &Named, tolerance: f64) {
-        let size = |tensor: &HostTensor| tensor.values.iter().fold(0.0f64, |size, v| size.max(f64::from(v.abs())));
+        let size =
+            |tensor: &HostTensor| tensor.values.iter().fold(0.0f64, |size, v| size.max(f64::from(v.abs())));
         let noise = 16.0 * f64::from(f32::EPSILON) * theirs.values().map(size).fold(0.0, f64::max);
         for (name, expected) in theirs {
             let expected_size = size(expected);
@@ -346,7 +354,9 @@ impl Errors<'_> {
                 None if expected_size == 0.0 => {}
                 None => self.add(kind, f64::INFINITY, tolerance),
                 Some(ours) if expected_size <= noise => self.add(kind, size(ours), noise),
-                Some(ours) => self.add(kind, largest(&ours.values, &expected.values) / expected_size, tolerance),
+                Some(ours) => {
+                    self.add(kind, largest(&ours.values, &expected.values) / expected_size, tolerance)
+                }
             }
         }
     }

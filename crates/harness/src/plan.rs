@@ -111,7 +111,7 @@ impl ModelSource {
         if let Some(files) = &files {
             digest.clone_from(&files.digest);
         }
-        let card = card(&config).map_err(|source| HarnessError::Backbone { path: path.clone(), source })?;
+        let card = card(&config).map_err(|reason| HarnessError::Backbone { path: path.clone(), reason })?;
         let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
         let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
         let dtype = match spec.dtype {
@@ -131,7 +131,20 @@ impl ModelSource {
     /// # Errors
     /// Where the checkpoint does not fit.
     pub fn build(&self, head: Head, seed: u64, device: &Device) -> Result<Model, HarnessError> {
-        let weights = match &self.files {
+        self.with(head, &Builder::new(self.weights(seed), device, self.dtype))
+    }
+
+    /// The model's shape, with nothing allocated.
+    ///
+    /// # Errors
+    /// Where the configuration is not one, there is no such head, or the checkpoint does not fit.
+    pub fn outline(&self, head: Head) -> Result<Outline, HarnessError> {
+        let builder = Builder::new(self.weights(0), &Device::flex(), self.dtype).outline();
+        Ok(Outline::of(&mut self.with(head, &builder)?))
+    }
+
+    fn weights(&self, seed: u64) -> Weights<'_> {
+        match &self.files {
             Some(files) => Weights::Checkpoint {
                 source: &*files.weights,
                 base_prefix: self.card.base_prefix,
@@ -139,22 +152,12 @@ impl ModelSource {
                 seed,
             },
             None => Weights::Random { seed },
-        };
-        self.with(weights, head, device)
+        }
     }
 
-    /// The model's shape, with nothing allocated.
-    ///
-    /// # Errors
-    /// Where the configuration is not one, or there is no such head.
-    pub fn outline(&self, head: Head) -> Result<Outline, HarnessError> {
-        Ok(Outline::of(&mut self.with(Weights::Outline, head, &Device::flex())?))
-    }
-
-    fn with(&self, weights: Weights<'_>, head: Head, device: &Device) -> Result<Model, HarnessError> {
-        let builder = Builder::new(weights, device, self.dtype);
-        let backbone = build(&self.config, head, &builder);
-        Ok(Model::new(backbone.map_err(|source| HarnessError::Backbone { path: self.path.clone(), source })?))
+    fn with(&self, head: Head, builder: &Builder<'_>) -> Result<Model, HarnessError> {
+        let backbone = build(&self.config, head, builder);
+        Ok(Model::new(backbone.map_err(|reason| HarnessError::Backbone { path: self.path.clone(), reason })?))
     }
 }
 
@@ -218,13 +221,16 @@ impl Plan {
         let path = &self.experiment.path;
         for method in &self.experiment.methods {
             let (label, training) = (&method.label, &method.training);
-            training.check().map_err(|message| HarnessError::input(path, format!("[training] of `{label}`: {message}")))?;
+            training.check().map_err(|message| {
+                HarnessError::input(path, format!("[training] of `{label}`: {message}"))
+            })?;
         }
         Ok(())
     }
 
     fn expand(&self, program: &str) -> Result<Vec<Cell>, HarnessError> {
-        let outlines = self.data.iter().map(|data| self.source.outline(head(data))).collect::<Result<Vec<_>, _>>()?;
+        let outlines =
+            self.data.iter().map(|data| self.source.outline(head(data))).collect::<Result<Vec<_>, _>>()?;
         let mut cells = Vec::new();
         for seed in &self.experiment.seeds {
             for (task_index, (task, data)) in self.experiment.tasks.iter().zip(&self.data).enumerate() {

@@ -10,8 +10,8 @@ use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Timeline, TimelineSummary, percentile};
 use peftlab_record::{
-    Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo, Time, Training,
-    predictions_path, steps_path, write_table,
+    Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo,
+    Time, Training, predictions_path, steps_path, write_table,
 };
 use peftlab_tasks::{Metric, Split, TaskData, score};
 use sha2::{Digest, Sha256};
@@ -96,7 +96,10 @@ pub fn run_cell(
     let path = out.join(peftlab_record::RUNS).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
     write_table(&predictions_path(&path), &outcome.evaluation.items)?;
-    adapter::write(&params::tensors(&outcome.model, |info| outcome.stored(info)), &path.with_extension("safetensors"))?;
+    adapter::write(
+        &params::tensors(&outcome.model, |info| outcome.stored(info)),
+        &path.with_extension("safetensors"),
+    )?;
     record.status = Status::Done;
     record.measured = Some(outcome.measured);
     record.write(&path)?;
@@ -192,7 +195,8 @@ impl Run<'_> {
         )?;
         phase("check")?;
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
-        let trained = params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
+        let trained =
+            params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
         model.bake();
 
         phase("evaluate")?;
@@ -241,7 +245,8 @@ impl Run<'_> {
 
     fn check_count(&self, attached: &Attached) -> Result<(), HarnessError> {
         let method = &*self.scorer.plan.experiment.methods[self.cell.row].method;
-        let counted = attached.parameters(method).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
+        let counted =
+            attached.parameters(method).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
         let predicted = &self.cell.parameters;
         if (counted.adapter, counted.head) != (predicted.adapter, predicted.head) {
             return Err(HarnessError::Failed(format!(
@@ -305,7 +310,9 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
 
 /// The host's memory in the training phase.
 fn memory(summary: &TimelineSummary) -> Memory {
-    let Some(train) = summary.phases.iter().find(|phase| phase.name == "train") else { return Memory::default() };
+    let Some(train) = summary.phases.iter().find(|phase| phase.name == "train") else {
+        return Memory::default();
+    };
     Memory {
         host_allocated_peak: train.allocated_peak_bytes,
         host_allocated_before: train.allocated_start_bytes,

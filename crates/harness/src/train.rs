@@ -4,7 +4,9 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
 use peftlab_record::{Prediction, Step};
-use peftlab_tasks::{Batch, BatchTargets, Example, Predictions, Split, Target, collate, epoch_order, eval_order};
+use peftlab_tasks::{
+    Batch, BatchTargets, Example, Predictions, Split, Target, collate, epoch_order, eval_order,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -47,13 +49,16 @@ impl Feeder {
 
     fn upload(&self, batch: Batch) -> DeviceBatch {
         let shape = [batch.rows, batch.columns];
-        let integers = |values: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(values, shape), &self.device);
+        let integers =
+            |values: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(values, shape), &self.device);
         let tokens = batch.attention_mask.iter().filter(|real| **real != 0).count();
         let padded = tokens < batch.rows * batch.columns;
-        let padding =
-            padded.then(|| integers(batch.attention_mask.iter().map(|real| i64::from(*real)).collect()).equal_elem(0));
+        let padding = padded.then(|| {
+            integers(batch.attention_mask.iter().map(|real| i64::from(*real)).collect()).equal_elem(0)
+        });
         let types = self.token_types && batch.token_type_ids.iter().any(|id| *id != 0);
-        let token_type_ids = types.then(|| integers(batch.token_type_ids.iter().map(|id| i64::from(*id)).collect()));
+        let token_type_ids =
+            types.then(|| integers(batch.token_type_ids.iter().map(|id| i64::from(*id)).collect()));
         let (targets, counted) = match batch.targets {
             BatchTargets::Classes(classes) => {
                 let rows = classes.len();
@@ -167,7 +172,8 @@ pub fn train(
             let mut accumulator = GradientsAccumulator::new();
             for batch in batches {
                 tokens += batch.tokens;
-                let mean = loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum / counted.max(1) as f64;
+                let mean = loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum
+                    / counted.max(1) as f64;
                 value += f64::from(mean.clone().into_scalar::<f32>());
                 accumulator.accumulate(&model, GradientsParams::from_grads(mean.backward(), &model));
             }
@@ -183,10 +189,13 @@ pub fn train(
             }
             model = optimizer.step(learning_rate, model, gradients);
             let synced = feeder.device.sync();
-            synced.map_err(|error| HarnessError::Failed(format!("the device failed at step {step}: {error:?}")))?;
+            synced.map_err(|error| {
+                HarnessError::Failed(format!("the device failed at step {step}: {error:?}"))
+            })?;
             history.samples += group.iter().map(Vec::len).sum::<usize>();
             let seconds = start.elapsed().as_secs_f64();
-            let record = Step { step: step as u64 + 1, loss: value, learning_rate, seconds, tokens: tokens as u64 };
+            let record =
+                Step { step: step as u64 + 1, loss: value, learning_rate, seconds, tokens: tokens as u64 };
             history.steps.push(record.clone());
             event(Event::Step { step: record, steps });
 
@@ -214,7 +223,8 @@ pub fn train(
 
 /// SplitMix64's finaliser: neighbouring numbers give unrelated seeds.
 fn mix(seed: u64, stream: u64) -> u64 {
-    let mut z = seed.wrapping_add(stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z =
+        seed.wrapping_add(stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -231,7 +241,13 @@ pub struct Evaluation {
 }
 
 /// Evaluates `model`, which must be without autodiff (see Burn's `Module::valid`), on `split`.
-pub fn evaluate(model: &Model, split: &Split, batch_size: usize, classes: usize, feeder: &Feeder) -> Evaluation {
+pub fn evaluate(
+    model: &Model,
+    split: &Split,
+    batch_size: usize,
+    classes: usize,
+    feeder: &Feeder,
+) -> Evaluation {
     let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
     let mut rows: Vec<Option<Row>> = vec![None; lengths.len()];
     for order in eval_order(&lengths, batch_size) {
@@ -302,9 +318,10 @@ fn collect(rows: &[Row], examples: &[Example], classes: usize) -> Evaluation {
             expected: known_classes,
             classes,
         },
-        Some(Target::Value(_)) => {
-            Predictions::Values { predicted: rows.iter().map(|row| row.predicted).collect(), expected: known_values }
-        }
+        Some(Target::Value(_)) => Predictions::Values {
+            predicted: rows.iter().map(|row| row.predicted).collect(),
+            expected: known_values,
+        },
         _ => Predictions::Tokens {
             sum_loss: rows.iter().map(|row| row.loss).collect(),
             tokens: rows.iter().map(|row| row.counted).collect(),

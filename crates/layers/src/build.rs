@@ -30,8 +30,6 @@ pub enum Weights<'a> {
         /// Seed; a tensor's values depend on it and on its name alone.
         seed: u64,
     },
-    /// None: shapes and names alone, nothing is allocated.
-    Outline,
 }
 
 /// Why a network could not be built.
@@ -81,12 +79,20 @@ pub struct Builder<'a> {
     device: Device,
     dtype: DType,
     path: String,
+    outline: bool,
 }
 
 impl<'a> Builder<'a> {
     /// A builder at the root of the tree; parameters of element type `dtype` on `device`.
     pub fn new(weights: Weights<'a>, device: &Device, dtype: DType) -> Self {
-        Self { weights, device: device.clone(), dtype, path: String::new() }
+        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false }
+    }
+
+    /// A builder that reads and allocates nothing: what it builds has names and shapes alone. Whether a
+    /// checkpoint has every tensor in the right shape is checked all the same.
+    #[must_use]
+    pub fn outline(self) -> Self {
+        Self { outline: true, ..self }
     }
 
     /// The builder for the child `name`.
@@ -109,7 +115,12 @@ impl<'a> Builder<'a> {
     }
 
     /// A site for a method at a linear map, named by this builder's place.
-    pub fn projection(&self, role: Role, [input, output]: [usize; 2], bias: bool) -> Result<Projection, BuildError> {
+    pub fn projection(
+        &self,
+        role: Role,
+        [input, output]: [usize; 2],
+        bias: bool,
+    ) -> Result<Projection, BuildError> {
         let Linear { weight, bias } = self.linear([input, output], bias)?;
         let info = ProjectionInfo { name: self.path.clone(), role, input, output, bias: bias.is_some() };
         Ok(Projection { weight, bias, adapters: Vec::new(), info })
@@ -118,12 +129,18 @@ impl<'a> Builder<'a> {
     /// A linear map that is no site.
     pub fn linear(&self, [input, output]: [usize; 2], bias: bool) -> Result<Linear, BuildError> {
         let weight = self.parameter("weight", [output, input], true, Init::Normal(0.02))?;
-        let bias = if bias { Some(self.parameter("bias", [output], false, Init::Constant(0.0))?) } else { None };
+        let bias =
+            if bias { Some(self.parameter("bias", [output], false, Init::Constant(0.0))?) } else { None };
         Ok(Linear { weight, bias })
     }
 
     /// A table of `entries` vectors, one of which may stand for padding.
-    pub fn embedding(&self, entries: usize, hidden: usize, padding: Option<i64>) -> Result<Embedding, BuildError> {
+    pub fn embedding(
+        &self,
+        entries: usize,
+        hidden: usize,
+        padding: Option<i64>,
+    ) -> Result<Embedding, BuildError> {
         let weight = self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))?;
         Ok(Embedding { weight, padding })
     }
@@ -154,7 +171,7 @@ impl<'a> Builder<'a> {
             stored.reverse();
         }
         let tensor = match self.weights {
-            Weights::Outline => return Ok(outline(&self.device, self.dtype, stored)),
+            Weights::Random { .. } if self.outline => return Ok(self.absent(stored)),
             Weights::Random { seed } => self.drawn(&name, stored, init, seed),
             Weights::Checkpoint { source, base_prefix, fresh, seed } => {
                 let in_file = [name.as_str(), name.strip_prefix(base_prefix).unwrap_or(&name)]
@@ -165,20 +182,29 @@ impl<'a> Builder<'a> {
                         let (file, expected) = (source.describe(), shape.to_vec());
                         return Err(BuildError::Shape { file, name, expected, found });
                     }
+                    Some(_) if self.outline => return Ok(self.absent(stored)),
                     Some((name, _)) => {
                         let values = source.read_f32(&name)?;
                         let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
                         let data = TensorData::new(values, stored).convert_dtype(self.dtype);
                         Tensor::from_data(data, (&self.device, self.dtype))
                     }
-                    None if fresh.iter().any(|prefix| name.starts_with(prefix)) => {
-                        self.drawn(&name, stored, init, seed)
-                    }
+                    None if fresh.iter().any(|prefix| name.starts_with(prefix)) => match self.outline {
+                        true => return Ok(self.absent(stored)),
+                        false => self.drawn(&name, stored, init, seed),
+                    },
                     None => return Err(BuildError::Missing { file: source.describe(), name }),
                 }
             }
         };
         Ok(Param::from_tensor(tensor).set_require_grad(false))
+    }
+
+    /// A parameter that has a shape and no values.
+    fn absent<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let dtype = self.dtype;
+        let make = move |device: &Device, _| Tensor::zeros(shape, (device, dtype));
+        Param::uninitialized(ParamId::new(), make, self.device.clone(), false, shape.into())
     }
 
     /// Drawn on the device, so that a model larger than the host's memory can be made.
@@ -195,14 +221,8 @@ impl<'a> Builder<'a> {
 
 /// FNV-1a: the same on every machine and in every release.
 fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-fn outline<const D: usize>(device: &Device, dtype: DType, shape: [usize; D]) -> Param<Tensor<D>> {
-    let make = move |device: &Device, _| Tensor::zeros(shape, (device, dtype));
-    Param::uninitialized(ParamId::new(), make, device.clone(), false, shape.into())
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Makes a method's tensors. All are `f32` and trained; their values come from a stream of their own, so that

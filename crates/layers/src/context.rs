@@ -88,4 +88,3 @@ pub enum Output {
     /// Logits of a sequence, `[batch, classes]`; one column for regression.
     Sequence(Tensor<2>),
 }
-

@@ -72,7 +72,8 @@ impl Projection {
     /// # Errors
     /// The name of this projection where a method cannot be merged; nothing is changed then.
     pub fn merge(&mut self) -> Result<(), String> {
-        let mut merged = Merged { weight: self.weight.val(), bias: self.bias.as_ref().map(|bias| bias.val()) };
+        let mut merged =
+            Merged { weight: self.weight.val(), bias: self.bias.as_ref().map(|bias| bias.val()) };
         for adapter in &self.adapters {
             merged = adapter.merge(merged).ok_or_else(|| self.info.name.clone())?;
         }
@@ -301,9 +302,8 @@ impl EmbeddingSite {
         }
         let added = tokens.dims()[1] - length;
         if added > 0 {
-            padding = padding.map(|padding| {
-                ops::padding_mask(padding, added).reshape([batch, added + length])
-            });
+            padding =
+                padding.map(|padding| ops::padding_mask(padding, added).reshape([batch, added + length]));
         }
         (tokens, padding, added)
     }

@@ -200,7 +200,8 @@ fn of_classes(metric: Metric, confusion: &[Vec<f64>]) -> f64 {
         Metric::F1 if classes > 1 => f1(1),
         Metric::MacroF1 => {
             // as scikit-learn: classes that are neither expected nor predicted do not count
-            let present: Vec<usize> = (0..classes).filter(|class| expected(*class) + predicted(*class) > 0.0).collect();
+            let present: Vec<usize> =
+                (0..classes).filter(|class| expected(*class) + predicted(*class) > 0.0).collect();
             ratio(present.iter().map(|class| f1(*class)).sum(), present.len() as f64)
         }
         Metric::Matthews => {

@@ -74,7 +74,12 @@ fn scaled(frequency: f64, scaling: &RotaryScaling) -> f64 {
     match *scaling {
         RotaryScaling::None => frequency,
         RotaryScaling::Linear { factor } => frequency / factor,
-        RotaryScaling::Llama3 { factor, low_frequency_factor: low, high_frequency_factor: high, original_length } => {
+        RotaryScaling::Llama3 {
+            factor,
+            low_frequency_factor: low,
+            high_frequency_factor: high,
+            original_length,
+        } => {
             let wavelength = 2.0 * std::f64::consts::PI / frequency;
             if wavelength < original_length / high {
                 frequency

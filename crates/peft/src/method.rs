@@ -3,8 +3,8 @@ use std::fmt::Debug;
 use dyn_clone::DynClone;
 use peftlab_layers::params::ParamInfo;
 use peftlab_layers::{Initializer, Model};
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::outline::Outline;
@@ -127,7 +127,12 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
     ///
     /// # Errors
     /// Where [`count`](Self::count) has one.
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         let _ = (model, outline, init);
         Ok(())
     }
@@ -164,7 +169,12 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     /// See [`Method::count`].
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
     /// See [`Method::attach`].
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable>;
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable>;
     /// See [`Method::trains`].
     fn trains(&self, parameter: &ParamInfo) -> bool;
     /// See [`Method::to_peft`].
@@ -188,7 +198,12 @@ impl<M: Method> DynMethod for M {
         Method::count(self, outline)
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         Method::attach(self, model, outline, init)
     }
 

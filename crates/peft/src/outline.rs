@@ -29,7 +29,12 @@ impl Outline {
 
     /// Number of parameters of the head.
     pub fn head(&self) -> usize {
-        self.parameters.iter().zip(&self.head).filter(|(_, head)| **head).map(|(info, _)| info.elements()).sum()
+        self.parameters
+            .iter()
+            .zip(&self.head)
+            .filter(|(_, head)| **head)
+            .map(|(info, _)| info.elements())
+            .sum()
     }
 
     /// Every parameter that is not the head's.

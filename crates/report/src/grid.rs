@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use peftlab_metrics::{Metric, Predictions};
-use peftlab_record::{Prediction, Record, RecordError, Status, Step, predictions_path, read_table, steps_path};
+use peftlab_record::{
+    Prediction, Record, RecordError, Status, Step, predictions_path, read_table, steps_path,
+};
 
 use crate::stats::{deviation, holm, mean, median, paired_bootstrap};
 
@@ -103,8 +105,9 @@ impl Row {
     /// Mean over tasks, in points, where every task has a score in points.
     pub(crate) fn mean(&self, tasks: &[Task]) -> Option<f64> {
         let all = self.cells.iter().zip(tasks);
-        let points: Option<Vec<f64>> =
-            all.map(|(cell, task)| cell.mean().filter(|_| task.in_points).map(|score| 100.0 * score)).collect();
+        let points: Option<Vec<f64>> = all
+            .map(|(cell, task)| cell.mean().filter(|_| task.in_points).map(|score| 100.0 * score))
+            .collect();
         points.map(|points| mean(&points))
     }
 }
@@ -119,14 +122,16 @@ impl Grid {
             seeds: records.iter().map(|(_, record)| record.seed).collect::<BTreeSet<_>>().len(),
             ..Self::empty()
         };
-        let tasks: BTreeMap<usize, &Record> = records.iter().map(|(_, record)| (record.task.index, record)).collect();
+        let tasks: BTreeMap<usize, &Record> =
+            records.iter().map(|(_, record)| (record.task.index, record)).collect();
         grid.tasks = tasks.values().map(|record| task(record)).collect();
         let columns: Vec<usize> = tasks.keys().copied().collect();
         let mut rows: BTreeMap<usize, Vec<&(PathBuf, Record)>> = BTreeMap::new();
         for pair in &records {
             rows.entry(pair.1.row).or_default().push(pair);
         }
-        let device = |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_process_peak).is_some();
+        let device =
+            |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_process_peak).is_some();
         grid.on_device = records.iter().any(|(_, record)| device(record));
         for runs in rows.values() {
             let row = row(runs, &columns, grid.on_device)?;
@@ -154,7 +159,8 @@ impl Grid {
     fn mark(&mut self, column: usize) {
         let task = &self.tasks[column];
         let sign = if task.higher_is_better { 1.0 } else { -1.0 };
-        let scored = self.rows.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row.cells[column].mean()?)));
+        let scored =
+            self.rows.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row.cells[column].mean()?)));
         let Some((best, _)) = scored.max_by(|a, b| a.1.total_cmp(&b.1)) else { return };
         let metric = Metric::parse(&task.metric);
         let runs: Vec<Option<Vec<Predictions>>> =
@@ -182,7 +188,8 @@ fn place(record: &Record) -> String {
         1 => "1 thread".to_owned(),
         threads => format!("{threads} threads"),
     };
-    let jobs = if environment.jobs > 1 { format!(", {} runs at a time", environment.jobs) } else { String::new() };
+    let jobs =
+        if environment.jobs > 1 { format!(", {} runs at a time", environment.jobs) } else { String::new() };
     format!("{}, {threads}{jobs}, {}", environment.device, record.model.dtype)
 }
 
@@ -203,7 +210,8 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
         let mut cell = Cell::default();
         let mut errors = Vec::new();
         for (path, record) in runs.iter().filter(|(_, record)| record.task.index == *column) {
-            let scores = record.measured.as_ref().map(|m| if m.test.is_empty() { &m.validation } else { &m.test });
+            let scores =
+                record.measured.as_ref().map(|m| if m.test.is_empty() { &m.validation } else { &m.test });
             match scores.and_then(|scores| scores.first()) {
                 Some(score) => {
                     cell.scores.push(score.value);

@@ -51,9 +51,11 @@ pub fn report(dir: &Path) -> Result<Report, ReportError> {
     }
     let grid = Grid::new(records)?;
     let mut files = Vec::new();
-    for (name, text) in
-        [("table.md", table::markdown(&grid)), ("table.csv", table::csv(&grid)), ("table.tex", table::latex(&grid))]
-    {
+    for (name, text) in [
+        ("table.md", table::markdown(&grid)),
+        ("table.csv", table::csv(&grid)),
+        ("table.tex", table::latex(&grid)),
+    ] {
         let path = dir.join(name);
         write_atomic(&path, text.as_bytes())?;
         files.push(path);

@@ -122,7 +122,12 @@ impl<DB: DrawingBackend> Canvas for DrawingArea<DB, Shift> {
         let (panels, legend) = area.split_horizontally(PANEL as i32 * grid.tasks.len().max(1) as i32);
         for (column, panel) in panels.split_evenly((1, grid.tasks.len().max(1))).iter().enumerate() {
             let Some(task) = grid.tasks.get(column) else { break };
-            let points: Vec<Point> = grid.rows.iter().enumerate().filter_map(|(i, row)| point(i, row, task, column, axis)).collect();
+            let points: Vec<Point> = grid
+                .rows
+                .iter()
+                .enumerate()
+                .filter_map(|(i, row)| point(i, row, task, column, axis))
+                .collect();
             let x = range(points.iter().map(|p| p.x), axis == Axis::Parameters);
             let y = range(points.iter().flat_map(|p| [p.y - p.deviation, p.y + p.deviation]), false);
             match axis {
@@ -136,7 +141,11 @@ impl<DB: DrawingBackend> Canvas for DrawingArea<DB, Shift> {
 
     fn bars(&self, grid: &Grid) -> Drawn {
         let area = prepared(self)?;
-        let title = if grid.on_device { "peak memory of the GPU" } else { "peak memory allocated on the host, training" };
+        let title = if grid.on_device {
+            "peak memory of the GPU"
+        } else {
+            "peak memory allocated on the host, training"
+        };
         area.draw_text(&format!("{}: {title} (MiB)", grid.name), &font(15), (12, 12)).map_err(text)?;
         let largest = grid.rows.iter().filter_map(|row| row.peak_memory).fold(1.0, f64::max);
         let (left, width) = (LEGEND as i32, PANEL as i32 - 90);
@@ -175,7 +184,11 @@ impl<DB: DrawingBackend> Canvas for DrawingArea<DB, Shift> {
             let caption = format!("{}: {}", grid.name, task.name);
             let mut chart = chart(panel, &caption, 0.0..x.end, y)?;
             let mut mesh = chart.configure_mesh();
-            mesh.x_desc("step").y_desc("training loss").x_label_formatter(&|step| format!("{step:.0}")).axis_desc_style(font(13)).label_style(font(12));
+            mesh.x_desc("step")
+                .y_desc("training loss")
+                .x_label_formatter(&|step| format!("{step:.0}"))
+                .axis_desc_style(font(13))
+                .label_style(font(12));
             mesh.light_line_style(TRANSPARENT).bold_line_style(GREY.mix(0.15)).draw().map_err(text)?;
             for (i, curve) in curves {
                 chart.draw_series(LineSeries::new(curve, colour(i).stroke_width(2))).map_err(text)?;
@@ -225,7 +238,8 @@ fn point(index: usize, row: &Row, task: &Task, column: usize, axis: Axis) -> Opt
 /// The values' range with some room around it.
 fn range(values: impl Iterator<Item = f64>, log: bool) -> Range<f64> {
     let finite = values.filter(|value| value.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    let (low, high) =
+        finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low > high {
         return if log { 1.0..10.0 } else { 0.0..1.0 };
     }
@@ -273,7 +287,10 @@ where
         Axis::Memory => format!("{value:.0}"),
     };
     let mut mesh = chart.configure_mesh();
-    mesh.x_desc(axis.label(grid)).y_desc(format!("{} ({arrow})", task.metric)).x_label_formatter(&format).x_labels(6);
+    mesh.x_desc(axis.label(grid))
+        .y_desc(format!("{} ({arrow})", task.metric))
+        .x_label_formatter(&format)
+        .x_labels(6);
     mesh.axis_desc_style(font(13)).label_style(font(12)).light_line_style(TRANSPARENT);
     mesh.bold_line_style(GREY.mix(0.15)).draw().map_err(text)?;
     for p in points {
@@ -291,7 +308,9 @@ where
 fn marker<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, at: (i32, i32), row: usize) -> Drawn {
     let style = colour(row).filled();
     let (x, y) = at;
-    let shape = |points: &[(i32, i32)]| Polygon::new(points.iter().map(|(a, b)| (x + a, y + b)).collect::<Vec<_>>(), style);
+    let shape = |points: &[(i32, i32)]| {
+        Polygon::new(points.iter().map(|(a, b)| (x + a, y + b)).collect::<Vec<_>>(), style)
+    };
     match (row + row / COLOURS.len()) % 4 {
         0 => area.draw(&Circle::new(at, 5, style)),
         1 => area.draw(&shape(&[(-5, -5), (5, -5), (5, 5), (-5, 5)])),

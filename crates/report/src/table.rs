@@ -100,7 +100,10 @@ fn legend(grid: &Grid) -> Vec<String> {
         _ => "± sample deviation over seeds; (±) standard error of the test set".to_owned(),
     }];
     if grid.rows.iter().any(|row| row.cells.iter().any(|cell| cell.tied.is_some())) {
-        lines.push("* not distinguishable from the best of the column (paired bootstrap over items, Holm, 5 %)".to_owned());
+        lines.push(
+            "* not distinguishable from the best of the column (paired bootstrap over items, Holm, 5 %)"
+                .to_owned(),
+        );
     }
     lines.push(match grid.on_device {
         true => "GPU MiB: NVML's peak of the process while training".to_owned(),
@@ -209,8 +212,20 @@ fn escape(text: &str) -> String {
 pub(crate) fn csv(grid: &Grid) -> String {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     let header = [
-        "method", "family", "trained_parameters", "percent", "task", "metric", "seeds", "mean", "deviation_over_seeds",
-        "standard_error", "tied_with_best", "peak_memory_bytes", "tokens_per_second", "failure",
+        "method",
+        "family",
+        "trained_parameters",
+        "percent",
+        "task",
+        "metric",
+        "seeds",
+        "mean",
+        "deviation_over_seeds",
+        "standard_error",
+        "tied_with_best",
+        "peak_memory_bytes",
+        "tokens_per_second",
+        "failure",
     ];
     // writing into memory cannot fail
     let _ = writer.write_record(header);

@@ -50,8 +50,12 @@ pub fn collate(examples: &[&Example], pad: u32, multiple: usize) -> Batch {
     for example in examples {
         let missing = columns - example.input_ids.len();
         batch.input_ids.extend(example.input_ids.iter().copied().chain(std::iter::repeat_n(pad, missing)));
-        batch.attention_mask.extend(std::iter::repeat_n(1, columns - missing).chain(std::iter::repeat_n(0, missing)));
-        batch.token_type_ids.extend(example.token_type_ids.iter().copied().chain(std::iter::repeat_n(0, missing)));
+        batch
+            .attention_mask
+            .extend(std::iter::repeat_n(1, columns - missing).chain(std::iter::repeat_n(0, missing)));
+        batch
+            .token_type_ids
+            .extend(example.token_type_ids.iter().copied().chain(std::iter::repeat_n(0, missing)));
         match (&mut batch.targets, &example.target) {
             (BatchTargets::Classes(all), Target::Class(class)) => all.push(*class as i64),
             (BatchTargets::Values(all), Target::Value(value)) => all.push(*value),

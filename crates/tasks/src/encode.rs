@@ -24,8 +24,7 @@ const IGNORED: i64 = -100;
 
 const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
                             context. Write a response that appropriately completes the request.";
-const ALPACA: &str =
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
 
 impl TaskSpec {
     /// Reads and encodes the task's data; relative paths start at `base`.
@@ -34,15 +33,18 @@ impl TaskSpec {
     /// Where a file is missing or wrong, a label is out of range, or splits share rows.
     pub fn load(&self, base: &Path, encoder: &Encoder) -> Result<TaskData, TaskError> {
         let metrics = self.check()?;
-        let splits: Vec<(&str, &SplitSpec)> = [("train", Some(&self.train)), ("validation", Some(&self.validation))]
-            .into_iter()
-            .chain([("test", self.test.as_ref())])
-            .filter_map(|(name, split)| Some((name, split?)))
-            .collect();
+        let splits: Vec<(&str, &SplitSpec)> =
+            [("train", Some(&self.train)), ("validation", Some(&self.validation))]
+                .into_iter()
+                .chain([("test", self.test.as_ref())])
+                .filter_map(|(name, split)| Some((name, split?)))
+                .collect();
         for (i, (name, split)) in splits.iter().enumerate() {
             if let Some((other, _)) = splits[..i].iter().find(|(_, other)| split.overlaps(other)) {
                 let path = split.parts().0[0].to_owned();
-                let message = format!("{other} and {name} share rows of this file; give each its own, with skip and take");
+                let message = format!(
+                    "{other} and {name} share rows of this file; give each its own, with skip and take"
+                );
                 return Err(TaskError::new(&self.name, base.join(path), message));
             }
         }
@@ -88,7 +90,9 @@ impl TaskSpec {
             for row in &file.rows {
                 let value = cell(self, file, row, &self.columns.label)?;
                 let class = integer(value).ok_or_else(|| {
-                    let message = format!("the label {value} is no integer from 0; name the classes with labels = [..]");
+                    let message = format!(
+                        "the label {value} is no integer from 0; name the classes with labels = [..]"
+                    );
                     self.at(file, row, &message)
                 })?;
                 largest = largest.max(class);
@@ -126,7 +130,8 @@ fn cell<'a>(task: &TaskSpec, file: &File, row: &'a Row, column: &Column) -> Resu
         if names.is_empty() {
             names = row.cells.keys().map(String::as_str).collect();
         }
-        let message = format!("there is no column `{column}`; there are {} (set columns = {{ .. }})", names.join(", "));
+        let message =
+            format!("there is no column `{column}`; there are {} (set columns = {{ .. }})", names.join(", "));
         task.at(file, row, &message)
     })
 }
@@ -153,7 +158,9 @@ impl Encode<'_> {
 
     fn text<'a>(&self, file: &File, row: &'a Row, column: &Column) -> Result<&'a str, TaskError> {
         let value = cell(self.task, file, row, column)?;
-        value.as_str().ok_or_else(|| self.task.at(file, row, &format!("column `{column}` holds no text but {value}")))
+        value
+            .as_str()
+            .ok_or_else(|| self.task.at(file, row, &format!("column `{column}` holds no text but {value}")))
     }
 
     fn failed(&self, file: &File, error: &tokenizers::Error) -> TaskError {
@@ -179,7 +186,8 @@ impl Encode<'_> {
                 targets.push(self.target(file, row)?);
             }
             let encodings = tokenizer.encode_batch(texts, true).map_err(|error| self.failed(file, &error))?;
-            examples.extend(encodings.iter().zip(targets).map(|(encoding, target)| example(encoding, target)));
+            examples
+                .extend(encodings.iter().zip(targets).map(|(encoding, target)| example(encoding, target)));
         }
         Ok(examples)
     }
@@ -187,24 +195,31 @@ impl Encode<'_> {
     fn target(&self, file: &File, row: &Row) -> Result<Target, TaskError> {
         let value = cell(self.task, file, row, &self.task.columns.label)?;
         if self.task.kind == TaskKind::Regression {
-            let number = float(value).ok_or_else(|| self.task.at(file, row, &format!("the label {value} is no number")))?;
+            let number = float(value)
+                .ok_or_else(|| self.task.at(file, row, &format!("the label {value} is no number")))?;
             return match self.task.range {
                 Some([low, high]) if !(low..=high).contains(&number) => {
-                    let message = format!("the label {number} is out of range [{low}, {high}]; mend it or set range");
+                    let message =
+                        format!("the label {number} is out of range [{low}, {high}]; mend it or set range");
                     Err(self.task.at(file, row, &message))
                 }
                 _ => Ok(Target::Value(number)),
             };
         }
         let named = value.as_str().and_then(|name| self.classes.iter().position(|class| class == name));
-        named.or_else(|| integer(value).filter(|class| *class < self.classes.len())).map(Target::Class).ok_or_else(|| {
-            let message = format!("the label {value} is out of range: the classes are {}", self.classes.join(", "));
-            self.task.at(file, row, &message)
-        })
+        named
+            .or_else(|| integer(value).filter(|class| *class < self.classes.len()))
+            .map(Target::Class)
+            .ok_or_else(|| {
+                let message =
+                    format!("the label {value} is out of range: the classes are {}", self.classes.join(", "));
+                self.task.at(file, row, &message)
+            })
     }
 
     fn plain(&self, file: &File, text: &str, special: bool) -> Result<Vec<u32>, TaskError> {
-        let encoding = self.encoder.tokenizer.encode(text, special).map_err(|error| self.failed(file, &error))?;
+        let encoding =
+            self.encoder.tokenizer.encode(text, special).map_err(|error| self.failed(file, &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -248,7 +263,11 @@ impl Encode<'_> {
                 labels.truncate(self.task.max_length);
                 // an answer that does not fit leaves nothing to learn
                 if labels.iter().skip(1).any(|label| *label >= 0) {
-                    examples.push(Example { token_type_ids: vec![0; ids.len()], input_ids: ids, target: Target::Tokens(labels) });
+                    examples.push(Example {
+                        token_type_ids: vec![0; ids.len()],
+                        input_ids: ids,
+                        target: Target::Tokens(labels),
+                    });
                 }
             }
         }
@@ -266,14 +285,20 @@ impl Encode<'_> {
         let input = row.get(&columns.input).and_then(Value::as_str).unwrap_or_default();
         Ok(match self.task.template {
             Template::Alpaca if input.is_empty() => {
-                vec![(format!("{ALPACA}\n\n### Instruction:\n{instruction}\n\n### Response:\n"), false), (output.to_owned(), true)]
+                vec![
+                    (format!("{ALPACA}\n\n### Instruction:\n{instruction}\n\n### Response:\n"), false),
+                    (output.to_owned(), true),
+                ]
             }
             Template::Alpaca => {
-                let prompt = format!("{ALPACA_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n");
+                let prompt = format!(
+                    "{ALPACA_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+                );
                 vec![(prompt, false), (output.to_owned(), true)]
             }
             Template::Chat => {
-                let question = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n{input}") };
+                let question =
+                    if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n{input}") };
                 [turn("user", &question), turn("assistant", output)].concat()
             }
         })
@@ -281,7 +306,8 @@ impl Encode<'_> {
 
     fn chat(&self, file: &File, row: &Row, column: &Column) -> Result<Vec<(String, bool)>, TaskError> {
         let wrong = |what: &str| self.task.at(file, row, &format!("column `{column}`: {what}"));
-        let messages = cell(self.task, file, row, column)?.as_array().ok_or_else(|| wrong("holds no list of turns"))?;
+        let messages =
+            cell(self.task, file, row, column)?.as_array().ok_or_else(|| wrong("holds no list of turns"))?;
         let mut pieces = Vec::new();
         for message in messages {
             let field = |a: &str, b: &str| message[a].as_str().or(message[b].as_str());

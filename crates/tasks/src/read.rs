@@ -81,7 +81,9 @@ fn shards(task: &TaskSpec, folder: &Path, name: &str) -> Result<Vec<PathBuf>, Ta
     }
     found.sort();
     if found.is_empty() {
-        let message = format!("holds no file of the split `{name}`, such as {name}-00000-of-00001.parquet or {name}.jsonl");
+        let message = format!(
+            "holds no file of the split `{name}`, such as {name}-00000-of-00001.parquet or {name}.jsonl"
+        );
         return Err(TaskError::new(&task.name, folder, message));
     }
     Ok(found)
@@ -108,12 +110,15 @@ impl Reader<'_> {
                 let cells = [("text".to_owned(), Value::from(self.text()?))].into_iter().collect();
                 Ok(vec![Row { cells, number: 1 }])
             }
-            _ => Err(self.error("is of a kind that is not known; there are .tsv, .csv, .jsonl, .json, .parquet and .txt")),
+            _ => Err(self.error(
+                "is of a kind that is not known; there are .tsv, .csv, .jsonl, .json, .parquet and .txt",
+            )),
         }
     }
 
     fn bytes(&self) -> Result<Vec<u8>, TaskError> {
-        std::fs::read(self.path).map_err(|error| self.error(format!("cannot be read: {error}; check the path")))
+        std::fs::read(self.path)
+            .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))
     }
 
     fn text(&self) -> Result<String, TaskError> {
@@ -141,7 +146,10 @@ impl Reader<'_> {
             let Some(names) = &names else {
                 // without a header, columns are called by their places
                 let header = self.task.header;
-                let own = fields.iter().enumerate().map(|(i, name)| if header { (*name).to_owned() } else { i.to_string() });
+                let own = fields
+                    .iter()
+                    .enumerate()
+                    .map(|(i, name)| if header { (*name).to_owned() } else { i.to_string() });
                 names = Some(own.collect());
                 if !header {
                     rows.push(self.row(names.as_deref().unwrap_or_default(), &fields, number)?);
@@ -164,7 +172,9 @@ impl Reader<'_> {
                 if self.task.quotes.unwrap_or(false) { "do not enclose" } else { "enclose" },
             )));
         }
-        let text = |field: &str| Value::from(if self.task.unescape { field.replace("\\n", "\n") } else { field.to_owned() });
+        let text = |field: &str| {
+            Value::from(if self.task.unescape { field.replace("\\n", "\n") } else { field.to_owned() })
+        };
         let named = names.iter().zip(fields).map(|(name, field)| (name.clone(), text(field)));
         let placed = fields.iter().enumerate().map(|(place, field)| (place.to_string(), text(field)));
         Ok(Row { cells: placed.chain(named).collect(), number })
@@ -182,7 +192,10 @@ impl Reader<'_> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let rows = lines.map(|(i, line)| {
             let parsed = serde_json::from_str(line);
-            self.object(parsed.map_err(|error| self.error(format!("line {}: is no JSON: {error}", i + 1)))?, i + 1)
+            self.object(
+                parsed.map_err(|error| self.error(format!("line {}: is no JSON: {error}", i + 1)))?,
+                i + 1,
+            )
         });
         rows.collect()
     }
@@ -196,9 +209,13 @@ impl Reader<'_> {
     fn parquet(&self) -> Result<Vec<Row>, TaskError> {
         let file = std::fs::File::open(self.path)
             .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))?;
-        let unreadable = |error: parquet::errors::ParquetError| self.error(format!("is no Parquet file that can be read: {error}"));
+        let unreadable = |error: parquet::errors::ParquetError| {
+            self.error(format!("is no Parquet file that can be read: {error}"))
+        };
         let reader = SerializedFileReader::new(file).map_err(unreadable)?;
         let rows = reader.get_row_iter(None).map_err(unreadable)?;
-        rows.enumerate().map(|(i, row)| self.object(row.map_err(unreadable)?.to_json_value(), i + 1)).collect()
+        rows.enumerate()
+            .map(|(i, row)| self.object(row.map_err(unreadable)?.to_json_value(), i + 1))
+            .collect()
     }
 }

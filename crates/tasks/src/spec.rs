@@ -3,7 +3,6 @@ use std::path::{Path, PathBuf};
 use peftlab_metrics::Metric;
 use serde::{Deserialize, Serialize};
 
-
 /// Kinds of tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,10 +34,14 @@ impl TaskKind {
     /// What it is, in a sentence.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Classification => "a class for a text or a pair of texts, from TSV, CSV, JSON, JSONL or Parquet",
+            Self::Classification => {
+                "a class for a text or a pair of texts, from TSV, CSV, JSON, JSONL or Parquet"
+            }
             Self::Regression => "a number for a text or a pair of texts, from the same formats",
             Self::CausalLm => "the next token of running text, from the same formats or plain text",
-            Self::Instruction => "the answer to an instruction, from Alpaca's fields or chat turns; loss on the answer alone",
+            Self::Instruction => {
+                "the answer to an instruction, from Alpaca's fields or chat turns; loss on the answer alone"
+            }
         }
     }
 
@@ -159,8 +162,10 @@ impl SplitSpec {
     /// Whether two splits share rows of a file.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let ((ours, skip, take), (theirs, other_skip, other_take)) = (self.parts(), other.parts());
-        let same_rows = skip < other_skip.saturating_add(other_take) && other_skip < skip.saturating_add(take);
-        same_rows && ours.iter().any(|path| theirs.contains(path) && !path.is_dir() && path.extension().is_some())
+        let same_rows =
+            skip < other_skip.saturating_add(other_take) && other_skip < skip.saturating_add(take);
+        same_rows
+            && ours.iter().any(|path| theirs.contains(path) && !path.is_dir() && path.extension().is_some())
     }
 }
 

@@ -47,7 +47,9 @@ enum Start {
 /// The checks and the count that the placements share: `per_layer` adapters in each layer.
 fn count(bottleneck: usize, per_layer: usize, outline: &Outline) -> Result<Count, NotApplicable> {
     if bottleneck == 0 {
-        return Err(NotApplicable::new("bottleneck is 0, and there would be nothing to train; use 1 or more"));
+        return Err(NotApplicable::new(
+            "bottleneck is 0, and there would be nothing to train; use 1 or more",
+        ));
     }
     let hidden = outline.dimensions.hidden;
     let one = 2 * hidden * bottleneck + bottleneck + hidden;
@@ -60,12 +62,11 @@ fn attach(model: &mut Model, mut make: impl FnMut() -> BottleneckAdapters) {
     }
 }
 
-const SERIAL: &[(&str, &str, &str)] =
-    &[
-        ("bottleneck", "64", "m, the width inside"),
-        ("activation", "\"swish\" (Houlsby), \"relu\" (Pfeiffer)", "\"relu\", \"gelu\" or \"swish\""),
-        ("scaling", "1", "s"),
-    ];
+const SERIAL: &[(&str, &str, &str)] = &[
+    ("bottleneck", "64", "m, the width inside"),
+    ("activation", "\"swish\" (Houlsby), \"relu\" (Pfeiffer)", "\"relu\", \"gelu\" or \"swish\""),
+    ("scaling", "1", "s"),
+];
 
 /// Houlsby's adapters: serial, after both sub-layers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,7 +108,12 @@ impl Method for Houlsby {
         count(self.bottleneck, 2, outline)
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         Method::count(self, outline)?;
         let mut one = || Bottleneck::new(self.bottleneck, self.activation, Start::Normal, outline, init);
         attach(model, || BottleneckAdapters {
@@ -160,7 +166,12 @@ impl Method for Pfeiffer {
         count(self.bottleneck, 1, outline)
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         Method::count(self, outline)?;
         let mut one = || Bottleneck::new(self.bottleneck, self.activation, Start::Normal, outline, init);
         attach(model, || BottleneckAdapters {
@@ -217,7 +228,12 @@ impl Method for Parallel {
         count(self.bottleneck, 1, outline)
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         Method::count(self, outline)?;
         attach(model, || BottleneckAdapters {
             adapter_parallel: Some(Bottleneck::new(
@@ -253,7 +269,9 @@ impl Bottleneck {
     ) -> Self {
         let hidden = outline.dimensions.hidden;
         let (down, up) = match start {
-            Start::Normal => (init.normal(0.02, [hidden, bottleneck]), init.normal(0.02, [bottleneck, hidden])),
+            Start::Normal => {
+                (init.normal(0.02, [hidden, bottleneck]), init.normal(0.02, [bottleneck, hidden]))
+            }
             Start::ZeroUp => (init.kaiming([hidden, bottleneck]), init.constant(0.0, [bottleneck, hidden])),
         };
         Self {

@@ -60,7 +60,12 @@ impl Method for Ia3 {
         Ok(Count::all(targets.iter().map(|(p, input)| if *input { p.input } else { p.output }).sum()))
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         let targets = self.targets(outline)?;
         for projection in model.sites().projections {
             let Some((info, input)) = targets.iter().find(|(p, _)| p.name == projection.info.name) else {

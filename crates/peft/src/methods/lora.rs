@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use peftlab_layers::params::ParamInfo;
-use peftlab_layers::{Attached, Initializer, Inner, Linear, Merged, Model, ProjectionAdapter, ProjectionInfo, Role};
+use peftlab_layers::{
+    Attached, Initializer, Inner, Linear, Merged, Model, ProjectionAdapter, ProjectionInfo, Role,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -64,7 +66,9 @@ impl Lora {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             let dropout = self.dropout;
-            return Err(NotApplicable::new(format!("dropout is {dropout}; it must be at least 0 and below 1")));
+            return Err(NotApplicable::new(format!(
+                "dropout is {dropout}; it must be at least 0 and below 1"
+            )));
         }
         Targets::select(self.target_modules.as_ref(), &[Role::Query, Role::Value], outline)
     }
@@ -109,7 +113,12 @@ impl Method for Lora {
         Ok(Count::all(low_rank + biases))
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         let names: Vec<&str> = self.targets(outline)?.iter().map(|p| p.name.as_str()).collect();
         for projection in model.sites().projections {
             let ProjectionInfo { name, input, output, .. } = &projection.info;

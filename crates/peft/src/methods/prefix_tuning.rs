@@ -77,7 +77,12 @@ impl Method for PrefixTuning {
         Ok(Count { adapter, stored, buffers: 0 })
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         check_length(self.num_virtual_tokens, outline)?;
         let (keys, all) = widths(outline);
         let hidden = self.hidden(outline);
@@ -164,7 +169,8 @@ impl ModelAdapter for Prefix {
         let [count, width] = prefix.dims();
         let pairs = width / (self.key_heads * self.head);
         // PEFT's order: K_0, V_0, K_1, V_1, ..
-        let mut each = prefix.reshape([count, pairs, self.key_heads, self.head]).permute([1, 2, 0, 3]).chunk(pairs, 0);
+        let mut each =
+            prefix.reshape([count, pairs, self.key_heads, self.head]).permute([1, 2, 0, 3]).chunk(pairs, 0);
         let mut layers = Vec::with_capacity(pairs / 2);
         while let (Some(values), Some(keys)) = (each.pop(), each.pop()) {
             layers.push(KeysValues { keys, values });
@@ -176,7 +182,8 @@ impl ModelAdapter for Prefix {
 
     fn bake(&mut self) {
         let prefix = self.prompt_encoder.forward().detach();
-        self.prompt_encoder = PrefixEncoder { embedding: Table { weight: Param::from_tensor(prefix) }, transform: None };
+        self.prompt_encoder =
+            PrefixEncoder { embedding: Table { weight: Param::from_tensor(prefix) }, transform: None };
     }
 }
 
@@ -192,4 +199,3 @@ impl AttentionAdapter for LayerPrefix {
         layers[self.layer].clone()
     }
 }
-

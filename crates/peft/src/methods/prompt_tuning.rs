@@ -36,7 +36,9 @@ impl Default for PromptTuning {
 pub(super) fn check_length(num_virtual_tokens: usize, outline: &Outline) -> Result<(), NotApplicable> {
     let positions = outline.dimensions.positions;
     match num_virtual_tokens {
-        0 => Err(NotApplicable::new("num_virtual_tokens is 0, and there would be nothing to train; use 1 or more")),
+        0 => Err(NotApplicable::new(
+            "num_virtual_tokens is 0, and there would be nothing to train; use 1 or more",
+        )),
         count if count >= positions => Err(NotApplicable::new(format!(
             "num_virtual_tokens is {count}, but the model has {positions} positions; leave room for the tokens"
         ))),
@@ -57,7 +59,11 @@ impl Method for PromptTuning {
         not_for: "",
         settings: &[
             ("num_virtual_tokens", "20", "l"),
-            ("init", "\"sample_vocab\"", "\"random\" for N(0, 1), or \"sample_vocab\" for embeddings of drawn tokens"),
+            (
+                "init",
+                "\"sample_vocab\"",
+                "\"random\" for N(0, 1), or \"sample_vocab\" for embeddings of drawn tokens",
+            ),
         ],
     };
 
@@ -70,7 +76,12 @@ impl Method for PromptTuning {
         Ok(Count::all(self.num_virtual_tokens * outline.dimensions.hidden))
     }
 
-    fn attach(&self, model: &mut Model, outline: &Outline, init: &mut Initializer) -> Result<(), NotApplicable> {
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
         check_length(self.num_virtual_tokens, outline)?;
         let shape = [self.num_virtual_tokens, outline.dimensions.hidden];
         let weight = match self.init {
