@@ -1,7 +1,7 @@
 //! Two real models against `transformers`' numbers (`tools/reference/`). They are not bundled: the tests read them
 //! from the Hub's cache, and run with `cargo test -- --ignored`.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Whole runs of the program on the bundled model and data.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod common;
 

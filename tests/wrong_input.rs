@@ -1,6 +1,6 @@
 //! Wrong inputs: an error that names the file, the field and the remedy, exit code 2, and nothing written.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod common;
 

@@ -1,25 +1,27 @@
 //! What the tests of the program share.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The top of the project.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Runs `bench` with `arguments` in `dir`.
-pub fn bench(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn bench(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).current_dir(dir).output().unwrap()
 }
 
 /// Both streams as text.
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A small experiment on the bundled model and data, written into `dir`; `methods` are its `[[method]]` tables.
-pub fn experiment(dir: &Path, name: &str, seeds: &str, steps: usize, methods: &str) -> PathBuf {
+pub(crate) fn experiment(dir: &Path, name: &str, seeds: &str, steps: usize, methods: &str) -> PathBuf {
     let assets = root().join("assets").canonicalize().unwrap();
     let assets = assets.display();
     let text = format!(

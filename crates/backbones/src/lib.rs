@@ -41,8 +41,10 @@ pub struct BackboneCard {
     pub base_prefix: &'static str,
     /// Prefixes of the parameters of a head, which a checkpoint need not have.
     pub fresh: &'static [&'static str],
-    build: fn(&Value, Head, &Builder<'_>) -> Result<Box<dyn Backbone>, BackboneError>,
+    build: Build,
 }
+
+type Build = fn(&Value, Head, &Builder<'_>) -> Result<Box<dyn Backbone>, BackboneError>;
 
 /// Every backbone.
 pub static BACKBONES: [BackboneCard; 4] = [

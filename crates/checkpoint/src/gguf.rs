@@ -21,7 +21,7 @@ pub enum GgufValue {
     /// Text.
     String(String),
     /// Values of one type.
-    Array(Vec<GgufValue>),
+    Array(Vec<Self>),
 }
 
 /// A LLaMA checkpoint in a GGUF file, with the Hub's names and layout.

@@ -56,11 +56,14 @@ impl Gguf {
     }
 
     fn strings(&self, key: &str) -> Result<Vec<&str>, CheckpointError> {
-        let text = |value| match value {
-            &GgufValue::String(ref text) => Ok(text.as_str()),
-            _ => Err(self.refuse(&format!("`{key}` is no list of strings"))),
-        };
-        self.array(key)?.iter().map(text).collect()
+        let mut texts = Vec::new();
+        for value in self.array(key)? {
+            match value {
+                GgufValue::String(text) => texts.push(text.as_str()),
+                _ => return Err(self.refuse(&format!("`{key}` is no list of strings"))),
+            }
+        }
+        Ok(texts)
     }
 
     fn added(&self, tokens: &[&str]) -> Result<Value, CheckpointError> {

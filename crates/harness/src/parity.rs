@@ -189,7 +189,11 @@ impl Run<'_> {
         let (model, _) = params::assign(attached.model, &before)
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
         let frozen = params::fingerprints(&model);
-        let trained: usize = params::infos(&model).iter().filter(|p| p.trained).map(|p| p.elements()).sum();
+        let trained: usize = params::infos(&model)
+            .iter()
+            .filter(|p| p.trained)
+            .map(peftlab_layers::params::ParamInfo::elements)
+            .sum();
         if trained != self.bundle.trainable_parameters {
             problems.push(format!("trains {trained} parameters, not {}", self.bundle.trainable_parameters));
         }
@@ -355,7 +359,7 @@ impl Errors<'_> {
                 None => self.add(kind, f64::INFINITY, tolerance),
                 Some(ours) if expected_size <= noise => self.add(kind, size(ours), noise),
                 Some(ours) => {
-                    self.add(kind, largest(&ours.values, &expected.values) / expected_size, tolerance)
+                    self.add(kind, largest(&ours.values, &expected.values) / expected_size, tolerance);
                 }
             }
         }

@@ -27,7 +27,7 @@ struct DeviceBatch {
 
 /// What a task's network needs of its data set: the padding token.
 #[derive(Clone, Debug)]
-pub struct Feeder {
+pub(crate) struct Feeder {
     /// Padding token.
     pub pad: u32,
     /// Where batches go; with autodiff for training and without for evaluation.
@@ -38,7 +38,7 @@ pub struct Feeder {
 
 impl Feeder {
     /// One example as a batch.
-    pub fn feed_one(&self, example: &Example) -> ModelInput {
+    pub(crate) fn feed_one(&self, example: &Example) -> ModelInput {
         self.feed(&[example]).input
     }
 
@@ -104,7 +104,7 @@ pub enum Event {
 
 /// What training gave besides the model.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     /// Every step.
     pub steps: Vec<Step>,
     /// Validation losses, with the number of steps before each.
@@ -136,7 +136,7 @@ pub(crate) type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessE
 ///
 /// # Errors
 /// Where the loss is no number any more.
-pub fn train(
+pub(crate) fn train(
     mut model: Model,
     split: &Split,
     spec: &TrainingSpec,
@@ -231,7 +231,7 @@ fn mix(seed: u64, stream: u64) -> u64 {
 }
 
 /// What an evaluation gave.
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// What the metrics are computed from, in the order of the split.
     pub predictions: Predictions,
     /// One for each item, in the order of the split.
@@ -241,7 +241,7 @@ pub struct Evaluation {
 }
 
 /// Evaluates `model`, which must be without autodiff (see Burn's `Module::valid`), on `split`.
-pub fn evaluate(
+pub(crate) fn evaluate(
     model: &Model,
     split: &Split,
     batch_size: usize,

@@ -73,7 +73,7 @@ impl Projection {
     /// The name of this projection where a method cannot be merged; nothing is changed then.
     pub fn merge(&mut self) -> Result<(), String> {
         let mut merged =
-            Merged { weight: self.weight.val(), bias: self.bias.as_ref().map(|bias| bias.val()) };
+            Merged { weight: self.weight.val(), bias: self.bias.as_ref().map(burn::module::Param::val) };
         for adapter in &self.adapters {
             merged = adapter.merge(merged).ok_or_else(|| self.info.name.clone())?;
         }
@@ -113,7 +113,7 @@ impl Inner<'_> {
         match self.depth.checked_sub(1) {
             None => {
                 let Projection { weight, bias, .. } = self.projection;
-                ops::linear(input, weight.val(), bias.as_ref().map(|bias| bias.val()))
+                ops::linear(input, weight.val(), bias.as_ref().map(burn::module::Param::val))
             }
             Some(depth) => self.projection.adapters[depth].forward(input, &Inner { depth, ..*self }),
         }
@@ -390,7 +390,7 @@ pub struct Linear {
 impl Linear {
     /// `[batch, sequence, in]` to `[batch, sequence, out]`.
     pub fn forward(&self, input: Tensor<3>) -> Tensor<3> {
-        ops::linear(input, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+        ops::linear(input, self.weight.val(), self.bias.as_ref().map(burn::module::Param::val))
     }
 }
 
