@@ -81,7 +81,7 @@ pub fn save(
         if sequence { serde_json::json!(["classifier", "score"]) } else { serde_json::Value::Null };
     std::fs::create_dir_all(dir).map_err(|error| HarnessError::write(dir, &error))?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-    crate::error::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;
+    peftlab_record::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;
     write(&params::tensors(model, |info| info.trained), &dir.join("adapter_model.safetensors"))
 }
 

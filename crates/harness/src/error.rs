@@ -1,4 +1,3 @@
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use peftlab_backbones::BackboneError;
@@ -80,20 +79,4 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HarnessError> {
     let text = std::fs::read_to_string(path).map_err(|error| HarnessError::read(path, &error))?;
     serde_json::from_str(&text)
         .map_err(|error| HarnessError::input(path, format!("is not as expected: {error}")))
-}
-
-/// Writes a file so that a reader sees all of it or nothing.
-///
-/// # Errors
-/// Where the folder cannot be written.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), HarnessError> {
-    let write = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error| HarnessError::write(path, &error))
 }

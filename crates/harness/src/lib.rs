@@ -15,7 +15,7 @@ pub mod run;
 mod train;
 
 pub use attach::{Attached, parameters};
-pub use error::{HarnessError, read_json, write_atomic};
+pub use error::{HarnessError, read_json};
 pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
 pub use loss::{Loss, Targets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

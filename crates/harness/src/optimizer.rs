@@ -149,3 +149,76 @@ pub fn clip_global_norm<M: Module>(
     module.visit(&mut scale);
     (scale.0, norm)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        a: Param<Tensor<1>>,
+        b: Param<Tensor<1>>,
+    }
+
+    fn two(device: &Device) -> Two {
+        let tensor = |values: Vec<f32>| Param::from_data(TensorData::new(values, [2]), device);
+        Two { a: tensor(vec![1.0, -2.0]), b: tensor(vec![0.5, 3.0]) }
+    }
+
+    fn values(param: &Param<Tensor<1>>) -> Vec<f32> {
+        param.val().into_data().iter::<f32>().collect()
+    }
+
+    /// Gradients `[3, 3]` and `[4, 4]`.
+    fn gradients(module: &Two) -> GradientsParams {
+        let loss = (module.a.val() * 3.0 + module.b.val() * 4.0).sum();
+        GradientsParams::from_grads(loss.backward(), module)
+    }
+
+    #[test]
+    fn schedules_are_transformers() {
+        let at = |schedule: Schedule, step| schedule.factor(step, 2, 10);
+        assert_eq!(
+            [at(Schedule::Linear, 0), at(Schedule::Linear, 1), at(Schedule::Linear, 2)],
+            [0.0, 0.5, 1.0]
+        );
+        assert_eq!(at(Schedule::Linear, 6), 0.5);
+        assert!((at(Schedule::Cosine, 6) - 0.5).abs() < 1e-12);
+        assert_eq!(at(Schedule::Constant, 9), 1.0);
+    }
+
+    #[test]
+    fn clipping_scales_all_gradients_by_their_global_norm() {
+        let module = two(&Device::flex().autodiff());
+        let (clipped, norm) = clip_global_norm(gradients(&module), &module, 1.0);
+        // sqrt(2 * 9 + 2 * 16)
+        assert!((norm - 50f64.sqrt()).abs() < 1e-5, "{norm}");
+        let a: Vec<f32> = clipped.get::<1>(module.a.id).unwrap().into_data().iter::<f32>().collect();
+        assert!((f64::from(a[0]) - 3.0 / 50f64.sqrt()).abs() < 1e-5, "{a:?}");
+        let (same, _) = clip_global_norm(gradients(&module), &module, 100.0);
+        let b: Vec<f32> = same.get::<1>(module.b.id).unwrap().into_data().iter::<f32>().collect();
+        assert_eq!(b, [4.0, 4.0]);
+    }
+
+    #[test]
+    fn sgd_has_torchs_momentum() {
+        let mut module = two(&Device::flex().autodiff());
+        let mut optimizer = OptimizerSpec::Sgd { momentum: 0.9, weight_decay: 0.0 }.init();
+        for _ in 0..2 {
+            let gradients = gradients(&module);
+            module = optimizer.step(0.1, module, gradients);
+        }
+        // torch: buffer 3, then 0.9 * 3 + 3 = 5.7; 1 - 0.1 * 3 - 0.1 * 5.7
+        assert!((values(&module.a)[0] - 0.13).abs() < 1e-6, "{:?}", values(&module.a));
+    }
+
+    #[test]
+    fn adafactor_moves_against_the_gradient() {
+        let mut module = two(&Device::flex().autodiff());
+        let gradients = gradients(&module);
+        module = OptimizerSpec::Adafactor { weight_decay: 0.0 }.init().step(0.1, module, gradients);
+        assert!(values(&module.a)[0] < 1.0 && values(&module.b)[1] < 3.0);
+    }
+}

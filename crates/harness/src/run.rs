@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
-use peftlab_meter::{Timeline, TimelineSummary, percentile};
+use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
 use peftlab_record::{
     Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo,
     Time, Training, predictions_path, steps_path, write_table,
@@ -183,6 +183,7 @@ impl Run<'_> {
             true => Some(validation_loss(&attached.model)?),
             false => None,
         };
+        let gpu = Gpu::open(&self.scorer.plan.device)?;
         phase("train")?;
         let (mut model, history) = train(
             attached.model,
@@ -194,6 +195,7 @@ impl Run<'_> {
             event,
         )?;
         phase("check")?;
+        let on_device = gpu.as_ref().map(|gpu| gpu.read(&self.scorer.plan.device)).unwrap_or_default();
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
         let trained =
             params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
@@ -211,7 +213,7 @@ impl Run<'_> {
             validation: self.scorer.scores(&validation),
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
             time: self.time(&history, &summary),
-            memory: memory(&summary),
+            memory: memory(&summary, on_device),
             checks: Checks { frozen_unchanged, trained_changed, step0_difference },
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
@@ -308,16 +310,52 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
     timeline.start(name).map_err(failed)
 }
 
-/// The host's memory in the training phase.
-fn memory(summary: &TimelineSummary) -> Memory {
+/// What a GPU says of itself while training.
+struct Gpu {
+    nvml: Nvml,
+    sampler: NvmlSampler,
+    /// Millijoules on the counter when training began.
+    energy: Option<u64>,
+}
+
+impl Gpu {
+    /// None on the host's processor.
+    fn open(device: &Device) -> Result<Option<Self>, HarnessError> {
+        if device::is_cpu(device) {
+            return Ok(None);
+        }
+        let failed = |error: peftlab_meter::MeterError| HarnessError::Device(error.to_string());
+        let nvml = Nvml::open(0).map_err(failed)?;
+        let sampler = NvmlSampler::start(&nvml).map_err(failed)?;
+        let energy = nvml.energy_millijoules().map_err(failed)?;
+        Ok(Some(Self { nvml, sampler, energy }))
+    }
+
+    /// The device's part of the memory record.
+    fn read(&self, device: &Device) -> Memory {
+        let pools = device.memory_pool_usage();
+        let energy = self.nvml.energy_millijoules().ok().flatten();
+        let spent = energy.zip(self.energy).map(|(end, start)| end.saturating_sub(start) as f64 / 1e3);
+        Memory {
+            device_process_peak: self.sampler.peak().process.map(|memory| memory.bytes),
+            device_used: pools.as_ref().map(|pools| pools.bytes_in_use),
+            device_reserved: pools.as_ref().map(|pools| pools.bytes_reserved),
+            energy_joules: spent,
+            ..Memory::default()
+        }
+    }
+}
+
+/// The host's memory in the training phase, beside the device's.
+fn memory(summary: &TimelineSummary, on_device: Memory) -> Memory {
     let Some(train) = summary.phases.iter().find(|phase| phase.name == "train") else {
-        return Memory::default();
+        return on_device;
     };
     Memory {
         host_allocated_peak: train.allocated_peak_bytes,
         host_allocated_before: train.allocated_start_bytes,
         host_resident_peak: train.resident_peak_bytes,
-        ..Memory::default()
+        ..on_device
     }
 }
 

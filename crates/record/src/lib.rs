@@ -219,10 +219,10 @@ pub struct Memory {
     pub host_resident_peak: Option<u64>,
     /// Peak of the process's memory on the device, as NVML says.
     pub device_process_peak: Option<u64>,
-    /// Peak of what tensors used on the device, as the allocator says.
-    pub device_used_peak: Option<u64>,
-    /// Peak of what the allocator had reserved on the device.
-    pub device_reserved_peak: Option<u64>,
+    /// What tensors used on the device at the end of training, as the allocator says: it keeps no peak.
+    pub device_used: Option<u64>,
+    /// What the allocator had reserved on the device at the end of training.
+    pub device_reserved: Option<u64>,
     /// Energy of the device while training, in joules.
     pub energy_joules: Option<f64>,
 }

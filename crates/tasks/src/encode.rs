@@ -367,3 +367,112 @@ fn digest(splits: &[Split]) -> String {
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    /// Words are tokens: 0 is unknown, 1 the end of a text.
+    fn encoder() -> Encoder {
+        let words = ["<unk>", "<eos>", "a", "good", "bad", "film", "yes", "no", "?", "user", "assistant"];
+        let vocabulary: serde_json::Map<String, Value> =
+            words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+        let definition = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
+        });
+        Encoder { tokenizer: Tokenizer::from_str(&definition.to_string()).unwrap(), eos: Some(1) }
+    }
+
+    fn load(dir: &Path, task: &str) -> Result<TaskData, TaskError> {
+        toml::from_str::<TaskSpec>(task).unwrap().load(dir, &encoder())
+    }
+
+    fn files(content: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in content {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn fixture() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/data")
+    }
+
+    const SPLITS: &str = "train = \"t.tsv\"\nvalidation = \"v.tsv\"\n";
+
+    #[test]
+    fn quotes_in_a_tsv_are_characters() {
+        let dir = files(&[
+            ("t.tsv", "text\tlabel\n\"good\tpositive\nbad film\tnegative\n"),
+            ("v.tsv", "text\tlabel\na\tpositive\n"),
+        ]);
+        let task = format!(
+            "name = \"x\"\nkind = \"classification\"\nlabels = [\"negative\", \"positive\"]\n{SPLITS}"
+        );
+        let data = load(dir.path(), &task).unwrap();
+        assert_eq!(data.train.examples.len(), 2);
+        assert_eq!(data.train.examples[0].target, Target::Class(1));
+        assert_eq!(data.train.examples[1].input_ids, [4, 5]);
+    }
+
+    #[test]
+    fn the_loss_counts_the_answer_and_its_end_alone() {
+        let row = r#"{"instruction": "good ?", "input": "", "output": "yes"}"#;
+        let dir = files(&[("t.jsonl", row), ("v.json", &format!("[{row}]"))]);
+        let task = "name = \"x\"\nkind = \"instruction\"\ntrain = \"t.jsonl\"\nvalidation = \"v.json\"\n";
+        let data = load(dir.path(), task).unwrap();
+        assert_eq!(data.train, data.validation);
+        let Target::Tokens(labels) = &data.train.examples[0].target else { panic!("tokens") };
+        let counted: Vec<i64> = labels.iter().copied().filter(|label| *label >= 0).collect();
+        assert_eq!(counted, [6, 1]);
+        assert_eq!(labels.len(), data.train.examples[0].input_ids.len());
+    }
+
+    #[test]
+    fn parquet_has_texts_and_chat_turns() {
+        let dir = fixture();
+        let own = tempfile::tempdir().unwrap();
+        std::fs::copy(dir.join("tiny.parquet"), own.path().join("train-00000-of-00001.parquet")).unwrap();
+        std::fs::copy(dir.join("tiny.parquet"), own.path().join("validation-00000-of-00001.parquet"))
+            .unwrap();
+        // a folder as on the Hub
+        let splits = "train = \".\"\nvalidation = \".\"\n";
+        let data = load(own.path(), &format!("name = \"x\"\nkind = \"classification\"\n{splits}")).unwrap();
+        assert_eq!(data.train.examples[0].input_ids, [2, 3, 5]);
+        assert_eq!(data.train.examples[0].target, Target::Class(1));
+        let task = format!(
+            "name = \"x\"\nkind = \"instruction\"\ntemplate = \"chat\"\ncolumns = {{ messages = \"messages\" }}\n{splits}"
+        );
+        let data = load(own.path(), &task).unwrap();
+        let Target::Tokens(labels) = &data.train.examples[1].target else { panic!("tokens") };
+        assert!(labels.contains(&7) && !labels.contains(&4), "{labels:?}");
+    }
+
+    #[test]
+    fn running_text_is_packed_into_blocks() {
+        let dir = files(&[("t.tsv", "text\na good film\na bad film\n"), ("v.tsv", "text\na good\n")]);
+        let task = format!("name = \"x\"\nkind = \"causal-lm\"\nmax_length = 5\n{SPLITS}");
+        let data = load(dir.path(), &task).unwrap();
+        let ids: Vec<_> = data.train.examples.iter().map(|example| example.input_ids.clone()).collect();
+        assert_eq!(ids, [vec![2, 3, 5, 1, 2], vec![4, 5, 1]]);
+    }
+
+    #[test]
+    fn splits_that_share_rows_are_refused() {
+        let dir = files(&[("t.tsv", "text\tlabel\na\t0\ngood\t1\nbad\t0\n")]);
+        let split = |skip: usize| {
+            format!(
+                "name = \"x\"\nkind = \"classification\"\ntrain = {{ path = \"t.tsv\", take = 2 }}\n\
+                 validation = {{ path = \"t.tsv\", skip = {skip} }}\n"
+            )
+        };
+        assert!(load(dir.path(), &split(2)).is_ok());
+        let error = load(dir.path(), &split(1)).unwrap_err().to_string();
+        assert!(error.contains("share rows") && error.contains("t.tsv"), "{error}");
+    }
+}
