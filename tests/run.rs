@@ -136,3 +136,29 @@ fn an_exported_adapter_scores_the_same_when_imported() {
         assert!(text(&imported).contains(&format!("{score:.6}")), "{score} in {}", text(&imported));
     }
 }
+
+#[test]
+fn a_device_is_measured_and_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let measured = bench(dir.path(), &["device", "cpu", "--tiny", "--out", "device.json"]);
+    assert_eq!(measured.status.code(), Some(0), "{}", text(&measured));
+    for part in ["matrix product", "copy", "launch", "largest allocation", "attention"] {
+        assert!(text(&measured).contains(part), "{part}: {}", text(&measured));
+    }
+    let both = bench(dir.path(), &["compare", "device.json", "device.json"]);
+    assert_eq!(both.status.code(), Some(0), "{}", text(&both));
+    assert!(text(&both).contains(" 1.00 "), "{}", text(&both));
+    // runs beside themselves, and beside something of another kind
+    let file = experiment(dir.path(), "two", "[0]", 5, METHODS);
+    let run = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run));
+    let both = bench(dir.path(), &["compare", "out", "out"]);
+    let lines = text(&both);
+    assert_eq!(
+        lines.lines().filter(|line| line.starts_with("sentiment ") && line.contains(" 1.00 ")).count(),
+        2,
+        "{lines}"
+    );
+    assert_eq!(bench(dir.path(), &["compare", "out", "device.json"]).status.code(), Some(2));
+    assert_eq!(bench(dir.path(), &["compare", "nowhere.json"]).status.code(), Some(2));
+}

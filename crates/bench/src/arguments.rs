@@ -78,6 +78,34 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         task: Option<String>,
     },
+    /// Measure what a device can do: matrix products, copies, attention, launches, the largest allocation.
+    Device {
+        /// cpu, cuda:0, or auto: the first GPU where there is one.
+        #[arg(default_value = "auto")]
+        device: String,
+        /// Measure this part alone; may be given several times.
+        #[arg(long, value_name = "PART")]
+        only: Vec<DevicePart>,
+        /// Small sizes that show in seconds whether everything works.
+        #[arg(long)]
+        tiny: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Write the JSON to this file, too.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Put two results side by side, with ratios: results folders, or files of `bench device --out`.
+    Compare {
+        /// A results folder, or a file of `bench device --out`.
+        ours: PathBuf,
+        /// Another of the same kind, such as one of `tools/peer`.
+        theirs: Option<PathBuf>,
+    },
+    /// Take so many bytes of a device at once, and end with 0 if that goes.
+    #[command(hide = true)]
+    Allocate { device: String, bytes: u64 },
     /// Run one cell of a grid, in this process.
     #[command(hide = true)]
     Cell {
@@ -93,6 +121,20 @@ pub(crate) enum Command {
         /// Folder for the pages.
         dir: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DevicePart {
+    /// Rates of matrix products.
+    Product,
+    /// Bandwidth on the device, and to and from it.
+    Copy,
+    /// Time between two small operations.
+    Launch,
+    /// The largest single allocation.
+    Allocation,
+    /// Attention, forward and with backward.
+    Attention,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

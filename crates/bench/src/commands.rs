@@ -38,6 +38,11 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
             }
             Ok(Outcome::Done)
         }
+        Command::Device { device, only, tiny, json, out } => {
+            crate::device::measure(device, only, *tiny, *json, out.as_deref())
+        }
+        Command::Allocate { device, bytes } => crate::device::allocate(device, *bytes),
+        Command::Compare { ours, theirs } => crate::device::compare(ours, theirs.as_deref()),
         Command::Docs { dir } => crate::docs::write(dir, registry),
     }
 }

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod commands;
+mod device;
 mod docs;
 mod progress;
 

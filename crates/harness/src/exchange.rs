@@ -27,7 +27,7 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError
         let file = plan.experiment.path.display();
         return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
     };
-    let device = plan.device.clone().autodiff();
+    let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(head(&plan.data[cell.task_index]), cell.seed, &device)?;
     let method = &*plan.experiment.methods[cell.row].method;
     let attached = Attached::new(model, method, cell.seed, &device)
@@ -71,7 +71,7 @@ pub fn import(
         })?,
     };
     let data = &plan.data[index];
-    let device = plan.device.clone().autodiff();
+    let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(head(data), 0, &device)?;
     let attached = Attached::new(model, &*method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;

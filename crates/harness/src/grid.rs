@@ -28,7 +28,7 @@ pub enum Line {
         loss: f64,
         /// Rate of this step, padding not counted.
         tokens_per_second: f64,
-        /// Host memory allocated, in bytes.
+        /// Bytes in use on the device.
         memory: Option<u64>,
     },
     /// The validation set was looked at.
@@ -43,12 +43,12 @@ pub enum Line {
 impl From<&Event> for Line {
     fn from(event: &Event) -> Self {
         match event {
-            Event::Step { step: Step { step, loss, seconds, tokens, .. }, steps } => Self::Step {
+            Event::Step { step: Step { step, loss, seconds, tokens, used_bytes, .. }, steps } => Self::Step {
                 step: *step,
                 steps: *steps as u64,
                 loss: *loss,
                 tokens_per_second: *tokens as f64 / seconds,
-                memory: peftlab_meter::allocated::live(),
+                memory: *used_bytes,
             },
             Event::Validation { step, loss } => Self::Validation { step: *step as u64, loss: *loss },
         }
@@ -283,8 +283,17 @@ fn ended_badly(status: ExitStatus, errors: &str) -> Ended {
     let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
     let mut message = lines[lines.len().saturating_sub(5)..].join("; ");
     let killed = killed_by_kernel(status);
-    let out_of_memory =
-        killed || message.to_lowercase().contains("out of memory") || message.contains("allocation of");
+    // what Rust's allocator, the CUDA driver and CubeCL say; the cause comes first, its consequences last
+    let said = errors.to_lowercase();
+    let phrases = [
+        "memory allocation of",
+        "out of memory",
+        "out of device memory",
+        "out-of-memory",
+        "out_of_memory",
+        "allocate buffer of size",
+    ];
+    let out_of_memory = killed || phrases.iter().any(|phrase| said.contains(phrase));
     if message.is_empty() {
         message = match killed {
             true => "killed by signal 9, as the kernel does when memory runs out".to_owned(),

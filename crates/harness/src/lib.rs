@@ -11,6 +11,7 @@ mod loss;
 mod optimizer;
 pub mod parity;
 pub mod plan;
+pub mod probe;
 pub mod run;
 mod train;
 

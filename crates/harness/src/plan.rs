@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::attach::parameters;
-use crate::device;
+use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, WeightsSpec};
 use crate::train::planned_steps;
@@ -28,7 +28,7 @@ pub struct Plan {
     /// The data, by task.
     pub data: Vec<TaskData>,
     /// The device.
-    pub device: Device,
+    pub device: OpenDevice,
     /// Every cell: methods within tasks within seeds.
     pub cells: Vec<Cell>,
 }
@@ -190,7 +190,7 @@ impl Plan {
     ///
     /// # Errors
     /// Where something is missing or wrong.
-    pub fn new(experiment: Experiment, device: Device, program: &str) -> Result<Self, HarnessError> {
+    pub fn new(experiment: Experiment, device: OpenDevice, program: &str) -> Result<Self, HarnessError> {
         let source = ModelSource::read(&experiment)?;
         let data = load_data(&experiment, &source)?;
         let mut plan = Self { experiment, source, data, device, cells: Vec::new() };
@@ -202,10 +202,10 @@ impl Plan {
     /// Reads an experiment file and plans it on the device it asks for.
     ///
     /// # Errors
-    /// As [`Experiment::read`], [`device::open`] and [`Plan::new`].
+    /// As [`Experiment::read`], [`OpenDevice::named`] and [`Plan::new`].
     pub fn read(path: &Path, registry: &Registry) -> Result<Self, HarnessError> {
         let experiment = Experiment::read(path, registry)?;
-        let device = device::open(&experiment.device)?;
+        let device = OpenDevice::named(&experiment.device)?;
         Self::new(experiment, device, &program_digest()?)
     }
 
@@ -214,7 +214,7 @@ impl Plan {
     /// # Errors
     /// As [`Experiment::read`] and [`Plan::new`].
     pub fn outline(path: &Path, registry: &Registry) -> Result<Self, HarnessError> {
-        Self::new(Experiment::read(path, registry)?, Device::flex(), "")
+        Self::new(Experiment::read(path, registry)?, OpenDevice::cpu(), "")
     }
 
     fn check_training(&self) -> Result<(), HarnessError> {
@@ -245,7 +245,7 @@ impl Plan {
                         "training": spec.training,
                         "task": task,
                         "model": self.experiment.model,
-                        "device": device::describe(&self.device),
+                        "device": self.device.describe(),
                         "jobs": self.experiment.jobs,
                     });
                     let identity = [
@@ -288,12 +288,9 @@ fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskDa
         Some(path) => Some(peftlab_checkpoint::load_tokenizer(&experiment.base().join(path))?),
         None => source.files.as_ref().and_then(|files| files.tokenizer.clone()),
     };
-    let Some(tokenizer) = tokenizer else {
-        let message = "has no tokenizer.json; name one with `tokenizer = \"..\"` in [model]";
-        return Err(HarnessError::input(&source.path, message));
-    };
     let id = |key: &str| source.config[key].as_u64().map(|id| id as u32);
-    let encoder = Encoder { tokenizer, eos: id("eos_token_id") };
+    let vocabulary = id("vocab_size").unwrap_or_default() as usize;
+    let encoder = Encoder { tokenizer, eos: id("eos_token_id"), vocabulary };
     let load = |task: &peftlab_tasks::TaskSpec| task.load(experiment.base(), &encoder);
     Ok(experiment.tasks.iter().map(load).collect::<Result<_, _>>()?)
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::adapter;
 use crate::attach::Attached;
-use crate::device;
+use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
 use crate::plan::{Cell, Plan, head, hex};
@@ -66,7 +66,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         settings: cell.settings.clone(),
         measured: None,
         environment: Environment {
-            device: device::describe(&plan.device),
+            device: plan.device.describe(),
             threads: crate::grid::threads_here() as u64,
             jobs: plan.experiment.jobs as u64,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -168,7 +168,7 @@ impl Run<'_> {
         let timeline = RefCell::new(Timeline::new());
         let phase = |name: &str| switch(&mut timeline.borrow_mut(), name);
         phase("load")?;
-        let device = self.scorer.plan.device.clone().autodiff();
+        let device = self.scorer.plan.device.tensors.clone().autodiff();
         let (attached, step0_difference) = self.attach(&device)?;
         self.check_count(&attached)?;
         let feeder = self.scorer.feeder(&device);
@@ -183,7 +183,7 @@ impl Run<'_> {
             true => Some(validation_loss(&attached.model)?),
             false => None,
         };
-        let gpu = Gpu::open(&self.scorer.plan.device)?;
+        let gpu = Gpu::watch(&self.scorer.plan.device)?;
         phase("train")?;
         let (mut model, history) = train(
             attached.model,
@@ -195,7 +195,7 @@ impl Run<'_> {
             event,
         )?;
         phase("check")?;
-        let on_device = gpu.as_ref().map(|gpu| gpu.read(&self.scorer.plan.device)).unwrap_or_default();
+        let on_device = gpu.as_ref().map(|gpu| gpu.read(&device)).unwrap_or_default();
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
         let trained =
             params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
@@ -311,24 +311,22 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
 }
 
 /// What a GPU says of itself while training.
-struct Gpu {
-    nvml: Nvml,
+struct Gpu<'a> {
+    nvml: &'a Nvml,
     sampler: NvmlSampler,
     /// Millijoules on the counter when training began.
     energy: Option<u64>,
 }
 
-impl Gpu {
-    /// None on the host's processor.
-    fn open(device: &Device) -> Result<Option<Self>, HarnessError> {
-        if device::is_cpu(device) {
-            return Ok(None);
-        }
+impl<'a> Gpu<'a> {
+    /// Looks from now on; none on the host's processor. What loading has left unused in the pools is given back
+    /// first, so that the peak is that of training.
+    fn watch(device: &'a OpenDevice) -> Result<Option<Self>, HarnessError> {
+        let Some(nvml) = &device.nvml else { return Ok(None) };
+        device.tensors.memory_cleanup();
         let failed = |error: peftlab_meter::MeterError| HarnessError::Device(error.to_string());
-        let nvml = Nvml::open(0).map_err(failed)?;
-        let sampler = NvmlSampler::start(&nvml).map_err(failed)?;
         let energy = nvml.energy_millijoules().map_err(failed)?;
-        Ok(Some(Self { nvml, sampler, energy }))
+        Ok(Some(Self { nvml, sampler: NvmlSampler::start(nvml).map_err(failed)?, energy }))
     }
 
     /// The device's part of the memory record.
@@ -336,11 +334,13 @@ impl Gpu {
         let pools = device.memory_pool_usage();
         let energy = self.nvml.energy_millijoules().ok().flatten();
         let spent = energy.zip(self.energy).map(|(end, start)| end.saturating_sub(start) as f64 / 1e3);
+        let peak = self.sampler.peak();
         Memory {
-            device_process_peak: self.sampler.peak().process.map(|memory| memory.bytes),
+            device_process_peak: peak.process.map(|memory| memory.bytes),
             device_used: pools.as_ref().map(|pools| pools.bytes_in_use),
             device_reserved: pools.as_ref().map(|pools| pools.bytes_reserved),
             energy_joules: spent,
+            device_utilisation: peak.utilisation_percent,
             ..Memory::default()
         }
     }

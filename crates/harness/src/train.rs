@@ -10,6 +10,7 @@ use peftlab_tasks::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::device;
 use crate::error::HarnessError;
 use crate::experiment::TrainingSpec;
 use crate::loss::{Targets, loss};
@@ -194,8 +195,14 @@ pub(crate) fn train(
             })?;
             history.samples += group.iter().map(Vec::len).sum::<usize>();
             let seconds = start.elapsed().as_secs_f64();
-            let record =
-                Step { step: step as u64 + 1, loss: value, learning_rate, seconds, tokens: tokens as u64 };
+            let record = Step {
+                step: step as u64 + 1,
+                loss: value,
+                learning_rate,
+                seconds,
+                tokens: tokens as u64,
+                used_bytes: device::used_bytes(&feeder.device),
+            };
             history.steps.push(record.clone());
             event(Event::Step { step: record, steps });
 

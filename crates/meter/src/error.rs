@@ -8,7 +8,7 @@ use nvml_wrapper::error::NvmlError;
 pub enum MeterError {
     /// The NVIDIA management library is absent, or there is no driver behind it.
     #[error(
-        "NVML not found: {reason}; install the NVIDIA driver; on a machine without a GPU leave device = \"cpu\""
+        "NVML not found: {reason}; install the NVIDIA driver; on a machine without a GPU use the device cpu"
     )]
     NvmlNotFound {
         /// What the loader or the library said.

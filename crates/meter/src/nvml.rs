@@ -166,6 +166,15 @@ impl Nvml {
         answer("power drawn", self.device()?.power_usage())
     }
 
+    /// Percent of the last sample period (a sixth of a second to a second) in which a kernel ran. It says nothing of
+    /// how much of the device that kernel used.
+    ///
+    /// # Errors
+    /// [`MeterError::Nvml`].
+    pub fn utilisation_percent(&self) -> Result<Option<u32>, MeterError> {
+        Ok(answer("utilisation", self.device()?.utilization_rates())?.map(|rates| rates.gpu))
+    }
+
     /// The clocks at the moment.
     ///
     /// # Errors

@@ -2,12 +2,16 @@
 //! beside it. The harness writes records, reports read nothing else, and a record made today can be read next
 //! year: a change of meaning raises [`SCHEMA`].
 
+mod device;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use device::{DeviceReport, Measure};
 
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
@@ -225,6 +229,8 @@ pub struct Memory {
     pub device_reserved: Option<u64>,
     /// Energy of the device while training, in joules.
     pub energy_joules: Option<f64>,
+    /// Share of the training time in which the device ran a kernel, in percent, as NVML says.
+    pub device_utilisation: Option<f64>,
 }
 
 /// Checks that every run makes.
@@ -272,6 +278,10 @@ pub struct Step {
     pub seconds: f64,
     /// Tokens, padding not counted.
     pub tokens: u64,
+    /// Bytes in use after the step: the device's as its allocator says, on the CPU all that the program has
+    /// allocated. A number that grows is a leak.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
 }
 
 /// One item of the test set (of the validation set where there is no other).

@@ -1,5 +1,6 @@
 //! Tables and plots, drawn from records alone: the same records give the same bytes.
 
+mod compare;
 mod grid;
 mod plot;
 mod stats;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use peftlab_record::{Record, RecordError, write_atomic};
 
+pub use compare::{compare_devices, compare_runs, device_table};
 use grid::Grid;
 
 /// What was drawn.

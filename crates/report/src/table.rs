@@ -8,7 +8,7 @@ use crate::grid::{Cell, Grid, Row, Task};
 const WIDTH: usize = 120;
 
 /// Digits in groups of three.
-fn grouped(value: u64) -> String {
+pub(crate) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -24,7 +24,7 @@ fn percent(value: f64) -> String {
     if value >= 0.1 { format!("{value:.2}") } else { format!("{value:.4}") }
 }
 
-fn mebibytes(bytes: Option<f64>) -> String {
+pub(crate) fn mebibytes(bytes: Option<f64>) -> String {
     bytes.map_or("-".to_owned(), |bytes| {
         let value = bytes / f64::from(1 << 20);
         if value < 1000.0 { format!("{value:.1}") } else { grouped(value.round() as u64) }
@@ -125,7 +125,7 @@ pub(crate) fn terminal(grid: &Grid) -> String {
         let style = Style { best: ["", ""], plus_minus: "±", errors };
         let mut lines = vec![header(grid)];
         lines.extend(grid.rows.iter().map(|row| cells(grid, row, &style)));
-        aligned(&lines)
+        aligned(&lines, 1)
     };
     let full = render(true);
     let fits = |text: &str| text.lines().all(|line| line.chars().count() <= WIDTH);
@@ -138,16 +138,16 @@ pub(crate) fn terminal(grid: &Grid) -> String {
     text
 }
 
-/// Columns as wide as their widest cell; the first is flush left, the others right.
-fn aligned(lines: &[Vec<String>]) -> String {
+/// Columns as wide as their widest cell; the first `names` are flush left, the others right.
+pub(crate) fn aligned(lines: &[Vec<String>], names: usize) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for line in lines {
-        let cells = line.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
+        let cells = line.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i < names {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
         });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');

@@ -10,13 +10,15 @@ use crate::read::{File, Row, read_split};
 use crate::spec::{Column, SplitSpec, TaskKind, TaskSpec, Template};
 use crate::{Example, Metric, Split, Target, TaskData, TaskError};
 
-/// A tokenizer with what a data set needs to know of it.
+/// What a data set needs to know of a network.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// The tokenizer.
-    pub tokenizer: Tokenizer,
+    /// The tokenizer; drawn tokens need none.
+    pub tokenizer: Option<Tokenizer>,
     /// The token that ends a text, if there is one.
     pub eos: Option<u32>,
+    /// Number of tokens that the network knows.
+    pub vocabulary: usize,
 }
 
 /// Labels that no loss counts.
@@ -48,14 +50,25 @@ impl TaskSpec {
                 return Err(TaskError::new(&self.name, base.join(path), message));
             }
         }
-        let read = splits.iter().map(|(name, split)| read_split(self, split, name, base));
-        let files: Vec<Vec<File>> = read.collect::<Result<_, _>>()?;
-        let classes = match self.kind {
-            TaskKind::Classification => self.classes(&files[0])?,
-            _ => Vec::new(),
-        };
-        let encode = |files: &Vec<File>| Encode { task: self, encoder, classes: &classes }.split(files);
-        let mut encoded: Vec<Split> = files.iter().map(encode).collect::<Result<_, _>>()?;
+        let mut classes = Vec::new();
+        let mut encoded = Vec::new();
+        for (name, split) in &splits {
+            if let SplitSpec::Random(rows) = split {
+                encoded.push(self.drawn(rows, name, encoder.vocabulary)?);
+                continue;
+            }
+            let files = read_split(self, split, name, base)?;
+            if self.kind == TaskKind::Classification && encoded.is_empty() {
+                classes = self.classes(&files)?;
+            }
+            let tokenizer = encoder.tokenizer.as_ref().ok_or_else(|| {
+                let message =
+                    "the model has no tokenizer.json; name one with `tokenizer = \"..\"` in [model]";
+                TaskError::new(&self.name, "[[task]]", message)
+            })?;
+            encoded
+                .push(Encode { task: self, tokenizer, eos: encoder.eos, classes: &classes }.split(&files)?);
+        }
         let digest = digest(&encoded);
         let test = (encoded.len() > 2).then(|| encoded.remove(2));
         let validation = encoded.remove(1);
@@ -138,7 +151,8 @@ fn cell<'a>(task: &TaskSpec, file: &File, row: &'a Row, column: &Column) -> Resu
 
 struct Encode<'a> {
     task: &'a TaskSpec,
-    encoder: &'a Encoder,
+    tokenizer: &'a Tokenizer,
+    eos: Option<u32>,
     classes: &'a [String],
 }
 
@@ -168,7 +182,7 @@ impl Encode<'_> {
     }
 
     fn sequences(&self, files: &[File]) -> Result<Vec<Example>, TaskError> {
-        let mut tokenizer = self.encoder.tokenizer.clone();
+        let mut tokenizer = self.tokenizer.clone();
         tokenizer.with_padding(None);
         let truncation = TruncationParams { max_length: self.task.max_length, ..TruncationParams::default() };
         let columns = &self.task.columns;
@@ -218,8 +232,7 @@ impl Encode<'_> {
     }
 
     fn plain(&self, file: &File, text: &str, special: bool) -> Result<Vec<u32>, TaskError> {
-        let encoding =
-            self.encoder.tokenizer.encode(text, special).map_err(|error| self.failed(file, &error))?;
+        let encoding = self.tokenizer.encode(text, special).map_err(|error| self.failed(file, &error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -230,7 +243,7 @@ impl Encode<'_> {
         for file in files {
             for row in &file.rows {
                 let mut ids = self.plain(file, self.text(file, row, &self.task.columns.text)?, true)?;
-                ids.extend(self.encoder.eos);
+                ids.extend(self.eos);
                 if self.task.packing {
                     stream.extend(ids);
                 } else {
@@ -254,7 +267,7 @@ impl Encode<'_> {
                 for (i, (text, trained)) in turns.iter().enumerate() {
                     let mut tokens = self.plain(file, text, i == 0)?;
                     if i + 1 == turns.len() && *trained && self.task.template == Template::Alpaca {
-                        tokens.extend(self.encoder.eos);
+                        tokens.extend(self.eos);
                     }
                     labels.extend(tokens.iter().map(|id| if *trained { i64::from(*id) } else { IGNORED }));
                     ids.extend(tokens);
@@ -342,7 +355,7 @@ fn example(encoding: &Encoding, target: Target) -> Example {
     }
 }
 
-fn next_tokens(ids: &[u32]) -> Example {
+pub(crate) fn next_tokens(ids: &[u32]) -> Example {
     Example {
         input_ids: ids.to_vec(),
         token_type_ids: vec![0; ids.len()],
@@ -384,7 +397,8 @@ mod tests {
             "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
             "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
         });
-        Encoder { tokenizer: Tokenizer::from_str(&definition.to_string()).unwrap(), eos: Some(1) }
+        let tokenizer = Tokenizer::from_str(&definition.to_string()).unwrap();
+        Encoder { tokenizer: Some(tokenizer), eos: Some(1), vocabulary: words.len() }
     }
 
     fn load(dir: &Path, task: &str) -> Result<TaskData, TaskError> {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod encode;
+mod random;
 mod read;
 mod spec;
 

@@ -134,6 +134,16 @@ pub enum SplitSpec {
     Paths(Vec<PathBuf>),
     /// Some rows of a file.
     Rows(Rows),
+    /// Drawn tokens, for measuring time and memory.
+    Random(RandomRows),
+}
+
+/// Rows of `max_length` tokens, each drawn from the network's vocabulary with equal chances.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomRows {
+    /// Number of rows.
+    pub random_rows: usize,
 }
 
 /// Some rows of a file.
@@ -156,6 +166,7 @@ impl SplitSpec {
             Self::Path(path) => (vec![path], 0, usize::MAX),
             Self::Paths(paths) => (paths.iter().map(PathBuf::as_path).collect(), 0, usize::MAX),
             Self::Rows(rows) => (vec![&rows.path], rows.skip, rows.take.unwrap_or(usize::MAX)),
+            Self::Random(_) => (Vec::new(), 0, usize::MAX),
         }
     }
 

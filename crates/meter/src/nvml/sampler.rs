@@ -1,4 +1,4 @@
-//! The peak of device memory over a phase, by looking often.
+//! The peak of device memory over a phase, and how busy the device was, by looking often.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,12 +21,14 @@ pub struct NvmlSampler {
 }
 
 /// The highest of several looks at a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NvmlPeak {
     /// Device memory of this process. The driver's own account of it if there was one at any look.
     pub process: Option<ProcessMemory>,
     /// Bytes in use on the device, by all programs.
     pub device_used_bytes: Option<u64>,
+    /// Mean of [`Nvml::utilisation_percent`] over the looks.
+    pub utilisation_percent: Option<f64>,
     /// How often the device answered.
     pub samples: u64,
     /// How often it did not.
@@ -80,6 +82,9 @@ fn look(nvml: &Nvml, peaks: &Mutex<Peaks>) {
         Ok((process, device)) => peaks.take(process, device),
         Err(_) => peaks.failures += 1,
     }
+    if let Ok(Some(percent)) = nvml.utilisation_percent() {
+        peaks.busy.push(percent);
+    }
 }
 
 fn locked(peaks: &Mutex<Peaks>) -> MutexGuard<'_, Peaks> {
@@ -92,6 +97,8 @@ struct Peaks {
     process: Option<u64>,
     less_baseline: Option<u64>,
     device: Option<u64>,
+    /// Percent at each look.
+    busy: Vec<u32>,
     samples: u64,
     failures: u64,
 }
@@ -115,6 +122,9 @@ impl Peaks {
             process: of(self.process, MemorySource::Process)
                 .or(of(self.less_baseline, MemorySource::DeviceLessBaseline)),
             device_used_bytes: self.device,
+            utilisation_percent: (!self.busy.is_empty()).then(|| {
+                self.busy.iter().map(|percent| f64::from(*percent)).sum::<f64>() / self.busy.len() as f64
+            }),
             samples: self.samples,
             failures: self.failures,
         }
@@ -154,9 +164,15 @@ mod tests {
     fn what_the_device_cannot_tell_stays_unknown() {
         let mut peaks = Peaks::default();
         peaks.take(None, None);
-        assert_eq!(
-            peaks.peak(),
-            NvmlPeak { process: None, device_used_bytes: None, samples: 1, failures: 0 }
-        );
+        let nothing = NvmlPeak {
+            process: None,
+            device_used_bytes: None,
+            utilisation_percent: None,
+            samples: 1,
+            failures: 0,
+        };
+        assert_eq!(peaks.peak(), nothing);
+        peaks.busy.extend([100, 50]);
+        assert_eq!(peaks.peak().utilisation_percent, Some(75.0));
     }
 }

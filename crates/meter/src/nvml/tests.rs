@@ -19,7 +19,7 @@ fn opens_a_device_or_names_the_remedy() {
             let message = error.to_string();
             assert!(message.starts_with("NVML not found: "), "{message}");
             assert!(message.contains("install the NVIDIA driver"), "{message}");
-            assert!(message.ends_with("leave device = \"cpu\""), "{message}");
+            assert!(message.ends_with("use the device cpu"), "{message}");
         }
     }
 }

@@ -1,0 +1,271 @@
+//! Two results side by side: runs of the same experiment by two programs, or two reports of a device.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use peftlab_record::{DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path};
+
+use crate::ReportError;
+use crate::stats::median;
+use crate::table::{aligned, grouped, mebibytes};
+
+/// What one program made of an experiment.
+struct Side {
+    name: String,
+    runs: Vec<(PathBuf, Record)>,
+}
+
+/// A method on a task, over seeds.
+struct Entry {
+    tokens_per_second: Option<f64>,
+    memory: Vec<Memory>,
+    utilisation: Option<f64>,
+    /// Bytes by which what is in use grew from the first timed step to the last: the most of any run.
+    growth: Option<f64>,
+    /// Floating-point operations a token: forward, and backward to the inputs alone.
+    operations: f64,
+    failure: Option<String>,
+}
+
+impl Side {
+    fn read(dir: &Path) -> Result<Self, ReportError> {
+        let runs = Record::read_all(dir)?;
+        if runs.is_empty() {
+            return Err(ReportError::Empty(dir.to_owned()));
+        }
+        let name =
+            dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+        Ok(Self { name: name.unwrap_or_else(|| dir.display().to_string()), runs })
+    }
+
+    fn entry(&self, task: &str, label: &str) -> Result<Option<Entry>, RecordError> {
+        let runs: Vec<_> =
+            self.runs.iter().filter(|(_, run)| run.task.name == task && run.label == label).collect();
+        let Some((_, first)) = runs.first() else { return Ok(None) };
+        let measured: Vec<_> =
+            runs.iter().filter_map(|(path, run)| Some((path, run.measured.as_ref()?))).collect();
+        let mut growth = Vec::new();
+        for (path, measured) in &measured {
+            let steps: Vec<Step> = read_table(&steps_path(path))?.unwrap_or_default();
+            growth.extend(grown(&steps, measured.time.warmup_steps as usize));
+        }
+        let over = |values: Vec<f64>| (!values.is_empty()).then(|| median(&values));
+        Ok(Some(Entry {
+            tokens_per_second: over(measured.iter().map(|(_, m)| m.time.tokens_per_second.median).collect()),
+            utilisation: over(measured.iter().filter_map(|(_, m)| m.memory.device_utilisation).collect()),
+            memory: measured.iter().map(|(_, m)| m.memory.clone()).collect(),
+            growth: growth.into_iter().reduce(f64::max),
+            operations: 4.0 * first.parameters.base_total as f64,
+            failure: runs.iter().find(|(_, run)| run.measured.is_none()).map(|(_, run)| run.message.clone()),
+        }))
+    }
+}
+
+fn grown(steps: &[Step], warmup: usize) -> Option<f64> {
+    let used = |step: Option<&Step>| step.and_then(|step| step.used_bytes).map(|bytes| bytes as f64);
+    Some(used(steps.last())? - used(steps.get(warmup))?)
+}
+
+type Pick = fn(&Memory) -> Option<u64>;
+
+/// Kinds of peak memory, the most telling first; a comparison is of one kind.
+const PEAKS: [(&str, Pick); 3] = [
+    ("NVML's peak of the process", |memory| memory.device_process_peak),
+    ("peak resident memory of the process", |memory| memory.host_resident_peak),
+    ("the most the process had allocated", |memory| memory.host_allocated_peak),
+];
+
+fn largest(memory: &[Memory], pick: Pick) -> Option<f64> {
+    memory.iter().filter_map(pick).max().map(|bytes| bytes as f64)
+}
+
+/// The runs in the results folder `ours` beside those in `theirs`, where they are of the same task and method.
+///
+/// # Errors
+/// Where a folder has no records, or one cannot be read.
+pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, ReportError> {
+    let ours = Side::read(ours)?;
+    let theirs = theirs.map(Side::read).transpose()?;
+    let mut rows: Vec<(&str, &str)> = Vec::new();
+    for (_, run) in &ours.runs {
+        let row = (run.task.name.as_str(), run.label.as_str());
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    let mut entries = Vec::new();
+    for (task, label) in &rows {
+        let other = theirs.as_ref().map(|side| side.entry(task, label)).transpose()?.flatten();
+        entries.extend(ours.entry(task, label)?.map(|own| (*task, *label, own, other)));
+    }
+    let has = |entry: &Entry, pick: Pick| entry.memory.iter().any(|memory| pick(memory).is_some());
+    let (what, pick) = PEAKS
+        .into_iter()
+        .find(|(_, pick)| {
+            entries
+                .iter()
+                .any(|(_, _, own, other)| has(own, *pick) && other.as_ref().is_none_or(|o| has(o, *pick)))
+        })
+        .unwrap_or(PEAKS[2]);
+    let against = theirs.as_ref().map(|side| side.name.as_str());
+    let mut lines = vec![header(&ours.name, against)];
+    let mut notes =
+        vec![format!("MiB: {what} while training; tokens/s: median of the timed steps, without padding")];
+    for (task, label, own, other) in &entries {
+        lines.push(line(task, label, own, other.as_ref(), against.is_some(), pick));
+        for (name, entry) in [(ours.name.as_str(), Some(own)), (against.unwrap_or_default(), other.as_ref())]
+        {
+            if let Some(why) = entry.and_then(|entry| entry.failure.as_ref()) {
+                notes.push(format!("{name}, {label} on {task}: {why}"));
+            }
+        }
+    }
+    notes.push(
+        "used, reserved: what tensors use, and what the allocator holds, at the end of training".to_owned(),
+    );
+    notes.push("growth: MiB in use after the last step less those after the first timed one".to_owned());
+    notes.push(
+        "TFLOP/s: four operations a token and parameter of the base; busy: share of time with a kernel"
+            .to_owned(),
+    );
+    Ok(table(&lines, &notes))
+}
+
+fn header(ours: &str, theirs: Option<&str>) -> Vec<String> {
+    let mut header = vec!["task".to_owned(), "method".to_owned(), format!("{ours} tokens/s")];
+    header.extend(theirs.into_iter().flat_map(|theirs| [theirs.to_owned(), "ratio".to_owned()]));
+    header.push(format!("{ours} MiB"));
+    header.extend(theirs.into_iter().flat_map(|theirs| [theirs.to_owned(), "ratio".to_owned()]));
+    header.extend(["used", "reserved", "growth", "TFLOP/s", "busy %"].map(str::to_owned));
+    header
+}
+
+fn line(task: &str, label: &str, own: &Entry, other: Option<&Entry>, both: bool, pick: Pick) -> Vec<String> {
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| grouped(value.round() as u64));
+    let rate = |entry: &Entry| entry.tokens_per_second;
+    let peak = |entry: &Entry| largest(&entry.memory, pick);
+    let mut line = vec![task.to_owned(), label.to_owned(), number(rate(own))];
+    if both {
+        let theirs = other.and_then(rate);
+        line.extend([number(theirs), ratio(rate(own), theirs)]);
+    }
+    line.push(mebibytes(peak(own)));
+    if both {
+        let theirs = other.and_then(peak);
+        line.extend([mebibytes(theirs), ratio(peak(own), theirs)]);
+    }
+    let operations = rate(own).map(|rate| rate * own.operations / 1e12);
+    line.extend([
+        mebibytes(largest(&own.memory, |memory| memory.device_used)),
+        mebibytes(largest(&own.memory, |memory| memory.device_reserved)),
+        own.growth.map_or("-".to_owned(), |bytes| format!("{:+.2}", bytes / f64::from(1 << 20))),
+        operations.map_or("-".to_owned(), significant),
+        own.utilisation.map_or("-".to_owned(), |percent| format!("{percent:.0}")),
+    ]);
+    line
+}
+
+fn ratio(ours: Option<f64>, theirs: Option<f64>) -> String {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if theirs > 0.0 => format!("{:.2}", ours / theirs),
+        _ => "-".to_owned(),
+    }
+}
+
+/// Three digits that count.
+fn significant(value: f64) -> String {
+    let digits = if value > 0.0 { (2 - value.log10().floor() as i32).clamp(0, 6) as usize } else { 0 };
+    format!("{value:.digits$}")
+}
+
+/// A device's report as a table.
+pub fn device_table(report: &DeviceReport) -> String {
+    measures(report, None)
+}
+
+/// Two reports of a device beside each other, where they measured the same.
+pub fn compare_devices(ours: &DeviceReport, theirs: &DeviceReport) -> String {
+    measures(ours, Some(theirs))
+}
+
+fn measures(ours: &DeviceReport, theirs: Option<&DeviceReport>) -> String {
+    let mut header = vec!["".to_owned(), "".to_owned(), ours.program.clone()];
+    header.extend(theirs.into_iter().flat_map(|theirs| [theirs.program.clone(), "ratio".to_owned()]));
+    header.push("unit".to_owned());
+    let mut lines = vec![header];
+    let mut notes: Vec<String> = ours.facts.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    let value = |measure: &Measure| measure.value.map_or("failed".to_owned(), significant);
+    for own in &ours.measures {
+        let mut line = vec![own.group.clone(), own.name.clone(), value(own)];
+        if let Some(theirs) = theirs {
+            let other =
+                theirs.measures.iter().find(|other| (&other.group, &other.name) == (&own.group, &own.name));
+            line.push(other.map_or("-".to_owned(), value));
+            line.push(ratio(own.value, other.and_then(|other| other.value)));
+        }
+        line.push(own.unit.clone());
+        lines.push(line);
+        notes.extend(own.note.iter().map(|note| format!("{}, {}: {note}", own.group, own.name)));
+    }
+    format!("{}\n\n{}", ours.device, table(&lines, &notes))
+}
+
+fn table(lines: &[Vec<String>], notes: &[String]) -> String {
+    let mut text = aligned(lines, 2);
+    for note in notes {
+        let _ = writeln!(text, "{note}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(program: &str, values: &[(&str, Option<f64>)]) -> DeviceReport {
+        let measure = |(name, value): &(&str, Option<f64>)| Measure {
+            group: "copy".to_owned(),
+            name: (*name).to_owned(),
+            unit: "GB/s".to_owned(),
+            higher_is_better: true,
+            value: *value,
+            note: value.is_none().then(|| "no room".to_owned()),
+        };
+        DeviceReport {
+            program: program.to_owned(),
+            device: "cpu".to_owned(),
+            facts: [("driver".to_owned(), "1.2".to_owned())].into(),
+            measures: values.iter().map(measure).collect(),
+        }
+    }
+
+    #[test]
+    fn what_both_measured_has_a_ratio() {
+        let ours = report("ours", &[("a", Some(150.0)), ("b", None), ("c", Some(0.0123))]);
+        let text = compare_devices(&ours, &report("theirs", &[("b", Some(1.0)), ("a", Some(100.0))]));
+        let words = |start: &str| {
+            let line = text.lines().find(|line| line.starts_with(start)).unwrap();
+            line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(words("copy  a"), ["a", "150", "100", "1.50", "GB/s"]);
+        assert_eq!(words("copy  b"), ["b", "failed", "1.00", "-", "GB/s"]);
+        assert_eq!(words("copy  c"), ["c", "0.0123", "-", "-", "GB/s"]);
+        assert!(text.contains("copy, b: no room") && text.contains("driver: 1.2"), "{text}");
+    }
+
+    #[test]
+    fn growth_is_counted_after_the_warm_up() {
+        let step = |step: u64, used: u64| Step {
+            step,
+            loss: 1.0,
+            learning_rate: 0.1,
+            seconds: 1.0,
+            tokens: 1,
+            used_bytes: Some(used),
+        };
+        let steps = [step(1, 0), step(2, 100), step(3, 100), step(4, 130)];
+        assert_eq!(grown(&steps, 1), Some(30.0));
+        assert_eq!(grown(&steps[..3], 1), Some(0.0));
+        assert_eq!(grown(&steps, 4), None);
+    }
+}
