@@ -329,7 +329,7 @@ pub(crate) fn sites<'a>(
         blocks.push(block_site);
     }
     projections.extend(head);
-    Sites { embedding: &mut embeddings.embedding_site, projections, attentions, blocks }
+    Sites { embedding: &mut embeddings.embedding_site, projections, attentions, blocks, rotary: None }
 }
 
 impl Layer {

@@ -328,7 +328,7 @@ impl Backbone for Llama {
     }
 
     fn sites(&mut self) -> Sites<'_> {
-        let LlamaModel { embedding_site, layers, .. } = &mut self.model;
+        let LlamaModel { embedding_site, layers, rotary, .. } = &mut self.model;
         let (mut projections, mut attentions, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for Layer { self_attn, mlp, block_site, .. } in layers {
             let Attention { q_proj, k_proj, v_proj, o_proj, attention_site, .. } = self_attn;
@@ -338,7 +338,7 @@ impl Backbone for Llama {
             blocks.push(block_site);
         }
         projections.extend(&mut self.lm_head);
-        Sites { embedding: embedding_site, projections, attentions, blocks }
+        Sites { embedding: embedding_site, projections, attentions, blocks, rotary: Some(rotary) }
     }
 
     fn dimensions(&self) -> Dimensions {

@@ -26,11 +26,13 @@ fn page(card: &Card) -> String {
     let identity = match card.identity {
         Identity::Exact => "yes, to the bit".to_owned(),
         Identity::Within(tolerance) => format!("nearly: logits differ by at most {tolerance}"),
+        Identity::Quantised => "to the bit that of the model with its base quantised".to_owned(),
         Identity::No => "no".to_owned(),
     };
     let merge = match card.merge {
         MergeKind::Already => "nothing to merge: the weights themselves are trained",
         MergeKind::Exact => "into the weights, exactly",
+        MergeKind::ZeroPoints => "into the zero points of the quantised weights, exactly",
         MergeKind::No => "no",
     };
     let not_for = if card.not_for.is_empty() { "applies everywhere" } else { card.not_for };

@@ -18,12 +18,27 @@ const PROMPT: &str = "prompt_embeddings";
 const PROMPT_ENCODER: &str = "prompt_encoder.";
 const PROMPT_TABLE: &str = "prompt_encoder.embedding.weight";
 
-/// A tensor's name in our model from its name in a file of PEFT's.
-pub fn our_name(name: &str) -> &str {
-    match PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+/// What PEFT's own modules put into names: where it stands in front of a norm's parameter, and where it follows a
+/// tensor that is a module to PEFT while it trains, and none in its files.
+const NORM_WRAPPER: &str = ".ln_tuning_layers";
+const MAGNITUDE: &str = "lora_magnitude_vector";
+/// A tensor that PEFT names after the first module that uses it, though all do.
+const VECTOR_BANK: &str = "vblora_vector_bank";
+
+/// A tensor's name in our model from its name in PEFT's model or files.
+pub fn our_name(name: &str) -> String {
+    let rest = match PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(rest) => rest,
         None if name == PROMPT => PROMPT_TABLE,
         None => name,
+    };
+    if rest.ends_with(VECTOR_BANK) {
+        return VECTOR_BANK.to_owned();
+    }
+    let rest = rest.replace(NORM_WRAPPER, "");
+    match rest.strip_suffix(".weight") {
+        Some(tensor) if tensor.ends_with(MAGNITUDE) => tensor.to_owned(),
+        _ => rest,
     }
 }
 
@@ -40,7 +55,7 @@ pub fn load(mut model: Model, outline: &Outline, file: &Path) -> Result<Model, H
     for name in source.names() {
         let shape = source.info(&name).map(|info| info.shape).unwrap_or_default();
         let values = source.read_f32(&name)?;
-        tensors.insert(our_name(&name).to_owned(), HostTensor { shape, values });
+        tensors.insert(our_name(&name), HostTensor { shape, values });
     }
     let remedy = "is it an adapter for another model?";
     let (model, unused) = params::assign(model, &tensors)
@@ -82,7 +97,11 @@ pub fn save(
     std::fs::create_dir_all(dir).map_err(|error| HarnessError::write(dir, &error))?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
     peftlab_record::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;
-    write(&params::tensors(model, |info| info.trained), &dir.join("adapter_model.safetensors"))
+    // what a method brings along frozen was drawn, and PEFT draws otherwise
+    let kept = |info: &params::ParamInfo| info.trained || !outline.has(&info.name);
+    let tensors = params::tensors(model, kept);
+    let named = tensors.into_iter().map(|(name, tensor)| (method.peft_name(&name), tensor)).collect();
+    write(&named, &dir.join("adapter_model.safetensors"))
 }
 
 /// Writes tensors under the names that PEFT gives them.
@@ -98,6 +117,8 @@ pub fn write(tensors: &BTreeMap<String, HostTensor>, file: &Path) -> Result<(), 
             let name = match name.as_str() {
                 PROMPT_TABLE => PROMPT.to_owned(),
                 name if name.starts_with(PROMPT_ENCODER) => name.to_owned(),
+                // what is the whole model's, and no module's
+                name if !name.contains('.') => format!("{}{name}", PREFIXES[1]),
                 name => format!("{prefix}{name}"),
             };
             (name, tensor.shape.clone(), tensor.values.clone())

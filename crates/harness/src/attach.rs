@@ -40,9 +40,10 @@ impl Attached {
         Ok(Self { model, outline })
     }
 
-    /// Whether a parameter is the method's, and not the base model's.
-    pub fn is_adapter(&self, info: &ParamInfo) -> bool {
-        !self.outline.parameters.iter().any(|base| base.name == info.name)
+    /// The names of the frozen tensors that the method brought along.
+    pub fn buffers(&self) -> HashSet<String> {
+        let infos = params::infos(&self.model).into_iter();
+        infos.filter(|info| !info.trained && !self.outline.has(&info.name)).map(|info| info.name).collect()
     }
 
     /// The parameters as counted on the model itself, after `method` predicted `stored` and `frozen_buffers`.

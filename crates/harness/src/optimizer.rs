@@ -1,10 +1,15 @@
 //! Optimizers and learning-rate schedules, with torch's defaults and names.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdafactorConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::Tensor;
+use burn::optim::{AdafactorConfig, GradientsParams, ModuleOptimizer, Optimizer, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use peftlab_layers::Model;
+use peftlab_layers::params;
+use peftlab_peft::{AdamConstants, DynMethod, Outline};
 use serde::{Deserialize, Serialize};
 
 /// An optimizer's kind and constants.
@@ -62,27 +67,88 @@ impl Default for OptimizerSpec {
 impl OptimizerSpec {
     /// The optimizer, with no state.
     pub fn init(&self) -> ModuleOptimizer {
+        self.with_factors(&[])
+    }
+
+    /// The optimizer for `model` with `method` attached: its learning rates, and what it puts in the optimizer's place.
+    pub fn for_method(&self, method: &dyn DynMethod, model: &Model, outline: &Outline) -> ModuleOptimizer {
+        let mut factors: BTreeMap<u64, Vec<ParamId>> = BTreeMap::new();
+        for info in params::infos(model).iter().filter(|info| info.trained) {
+            let factor = method.learning_rate_factor(info);
+            if factor != 1.0 {
+                factors.entry(factor.to_bits()).or_default().push(info.id);
+            }
+        }
+        let factors: Vec<_> = factors.into_iter().map(|(bits, ids)| (f64::from_bits(bits), ids)).collect();
+        method.optimizer(self.with_factors(&factors), self.constants(), model, outline)
+    }
+
+    /// The optimizer, with a factor on the learning rate of some parameters.
+    fn with_factors(&self, factors: &[(f64, Vec<ParamId>)]) -> ModuleOptimizer {
         match *self {
-            Self::AdamW { betas, eps, weight_decay } => AdamWConfig::new()
-                .with_beta_1(betas[0])
-                .with_beta_2(betas[1])
-                .with_epsilon(eps)
-                .with_weight_decay(weight_decay)
-                .init(),
+            Self::AdamW { .. } => with_factors(&self.constants().adamw(), factors),
             Self::Sgd { momentum, weight_decay } => {
                 // Burn dampens the momentum by 0.1 unless told otherwise, torch does not
                 let momentum = MomentumConfig::new().with_momentum(momentum).with_dampening(0.0);
-                SgdConfig::new()
+                let sgd = SgdConfig::new()
                     .with_momentum((momentum.momentum > 0.0).then_some(momentum))
                     .with_weight_decay((weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay)))
-                    .init()
+                    .build();
+                with_factors(&sgd, factors)
             }
-            Self::Adafactor { weight_decay } => AdafactorConfig::new()
-                .with_relative_step(false)
-                .with_scale_parameter(false)
-                .with_weight_decay(weight_decay)
-                .init(),
+            Self::Adafactor { weight_decay } => {
+                let adafactor = AdafactorConfig::new()
+                    .with_relative_step(false)
+                    .with_scale_parameter(false)
+                    .with_weight_decay(weight_decay)
+                    .build();
+                with_factors(&adafactor, factors)
+            }
         }
+    }
+
+    /// AdamW's constants; its defaults with another optimizer.
+    fn constants(&self) -> AdamConstants {
+        match *self {
+            Self::AdamW { betas, eps, weight_decay } => AdamConstants { betas, eps, weight_decay },
+            _ => AdamConstants {
+                betas: default_betas(),
+                eps: default_eps(),
+                weight_decay: default_weight_decay(),
+            },
+        }
+    }
+}
+
+fn with_factors<O: Optimizer>(optimizer: &O, factors: &[(f64, Vec<ParamId>)]) -> ModuleOptimizer {
+    factors.iter().fold(optimizer.clone().into(), |all: ModuleOptimizer, (factor, ids)| {
+        let scaled = Scaled { optimizer: optimizer.clone(), factor: *factor };
+        all.with_group(ParamGroup::from_ids(ids.clone()), scaled, None)
+    })
+}
+
+/// An optimizer with a factor on its learning rate.
+#[derive(Clone)]
+struct Scaled<O> {
+    optimizer: O,
+    factor: f64,
+}
+
+impl<O: Optimizer> Optimizer for Scaled<O> {
+    type State<const D: usize> = O::State<D>;
+
+    fn step<const D: usize>(
+        &self,
+        learning_rate: f64,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        self.optimizer.step(learning_rate * self.factor, tensor, gradient, state)
+    }
+
+    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
+        O::to_device(state, device)
     }
 }
 

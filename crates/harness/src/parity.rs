@@ -14,7 +14,7 @@ use peftlab_backbones::{BACKBONES, Head, build, card};
 use peftlab_checkpoint::{Safetensors, TensorSource};
 use peftlab_layers::params::{self, HostTensor};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
-use peftlab_peft::{DynMethod, Registry};
+use peftlab_peft::{Course, DynMethod, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -23,6 +23,7 @@ use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::loss::{Targets, loss};
 use crate::optimizer::OptimizerSpec;
+use crate::step::Stepper;
 
 #[derive(Deserialize)]
 struct Bundle {
@@ -30,8 +31,19 @@ struct Bundle {
     method: String,
     trainable_parameters: usize,
     merge: String,
+    /// Whether the loss and its gradients are of a pass as in training; logits never are.
+    #[serde(default)]
+    mode: BundleMode,
     optimizer: Steps,
     tolerance: Tolerance,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BundleMode {
+    #[default]
+    Evaluate,
+    Train,
 }
 
 #[derive(Deserialize)]
@@ -186,7 +198,8 @@ impl Run<'_> {
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
         let before = named(&expected, "before.")?;
         let mut problems = same_names(&before, &attached.model);
-        let (model, _) = params::assign(attached.model, &before)
+        let values = before.into_iter().chain(self.buffers(&attached)?).collect();
+        let (mut model, _) = params::assign(attached.model, &values)
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
         let frozen = params::fingerprints(&model);
         let trained: usize = params::infos(&model)
@@ -201,12 +214,17 @@ impl Run<'_> {
         let Tolerance { logits, loss: loss_tolerance, grad_relative, after } = self.bundle.tolerance;
         let mut errors = Errors { check, input: &input };
         errors.logits("logits", &model, &expected, "logits", logits)?;
-        let (first, gradients) = self.backward(&model, &input, &targets, counted);
+        let Steps { betas, eps, weight_decay, steps, .. } = self.bundle.optimizer;
+        let optimizer = OptimizerSpec::AdamW { betas, eps, weight_decay };
+        let course = Course { steps, seed: 0 };
+        let mut stepper = Stepper::new(self.method, &model, &attached.outline, &optimizer, None, course);
+        let batch = Batch { input: &input, targets: &targets, counted };
+        let (first, gradients) = self.backward(&mut model, &stepper, batch);
         errors.add("loss", (first - f64::from(expected.read_f32("loss")?[0])).abs(), loss_tolerance);
         let gradients = params::gradients(&model, &gradients);
         errors.relative("grad", &gradients, &named(&expected, "grad.")?, grad_relative);
 
-        let (mut model, losses) = self.train(model, &input, &targets, counted);
+        let (mut model, losses) = self.train(model, &mut stepper, batch);
         for (loss, expected) in losses.iter().zip(expected.read_f32("losses")?) {
             errors.add("losses", (loss - f64::from(expected)).abs(), loss_tolerance);
         }
@@ -230,7 +248,7 @@ impl Run<'_> {
                 Err(place) => problems.push(format!("cannot be merged at {place}")),
             }
         }
-        if self.bundle.method != "none" {
+        if self.adapter_file().is_file() {
             self.import(&expected, &mut errors)?;
         }
         let fine = check.errors.values().all(|error| *error <= 1.0) && problems.is_empty();
@@ -243,8 +261,7 @@ impl Run<'_> {
     fn import(&self, expected: &Safetensors, errors: &mut Errors<'_>) -> Result<(), HarnessError> {
         let attached = Attached::new(self.model(expected)?, self.method, 0, &self.device)
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
-        let file = self.dir.join("adapter/adapter_model.safetensors");
-        let model = adapter::load(attached.model, &attached.outline, &file)?;
+        let model = adapter::load(attached.model, &attached.outline, &self.adapter_file())?;
         errors.logits("import", &model, expected, "logits", self.bundle.tolerance.logits)
     }
 
@@ -292,36 +309,61 @@ impl Run<'_> {
         Ok((input, targets, counted as f64))
     }
 
-    fn backward(
-        &self,
-        model: &Model,
-        input: &ModelInput,
-        targets: &Targets,
-        counted: f64,
-    ) -> (f64, burn::tensor::Gradients) {
-        let mean = loss(model.forward(input, Mode::Evaluate), targets).sum / counted;
-        let value = f64::from(mean.clone().into_scalar::<f32>());
-        (value, mean.backward())
+    fn adapter_file(&self) -> PathBuf {
+        self.dir.join("adapter/adapter_model.safetensors")
     }
 
-    fn train(
+    /// The frozen tensors that the method brings along, as the reference drew them.
+    fn buffers(&self, attached: &Attached) -> Result<Named, HarnessError> {
+        let file = self.adapter_file();
+        if !file.is_file() {
+            return Ok(Named::new());
+        }
+        let all = named(&Safetensors::open(&[file])?, "")?;
+        let buffers = attached.buffers();
+        Ok(all.into_iter().filter(|(name, _)| buffers.contains(name)).collect())
+    }
+
+    fn backward(
         &self,
-        mut model: Model,
-        input: &ModelInput,
-        targets: &Targets,
-        counted: f64,
-    ) -> (Model, Vec<f64>) {
-        let Steps { lr, betas, eps, weight_decay, steps } = self.bundle.optimizer;
-        let mut optimizer = OptimizerSpec::AdamW { betas, eps, weight_decay }.init();
+        model: &mut Model,
+        stepper: &Stepper,
+        batch: Batch<'_>,
+    ) -> (f64, burn::tensor::Gradients) {
+        let mode = match self.bundle.mode {
+            BundleMode::Evaluate => Mode::Evaluate,
+            BundleMode::Train => Mode::Train,
+        };
+        let mean = loss(model.forward(batch.input, mode), batch.targets).sum / batch.counted;
+        let total = match stepper.extra_loss(model) {
+            Some(extra) => mean + extra,
+            None => mean,
+        };
+        let value = f64::from(total.clone().into_scalar::<f32>());
+        (value, total.backward())
+    }
+
+    fn train(&self, mut model: Model, stepper: &mut Stepper, batch: Batch<'_>) -> (Model, Vec<f64>) {
+        let Steps { lr, steps, .. } = self.bundle.optimizer;
         let mut losses = Vec::new();
         for _ in 0..steps {
-            let (value, gradients) = self.backward(&model, input, targets, counted);
+            stepper.begin(&mut model);
+            let (value, gradients) = self.backward(&mut model, stepper, batch);
             losses.push(value);
             let gradients = GradientsParams::from_grads(gradients, &model);
-            model = optimizer.step(lr, model, gradients);
+            model = stepper.step(lr, model, gradients);
         }
         (model, losses)
     }
+}
+
+/// A batch with what it should give.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    input: &'a ModelInput,
+    targets: &'a Targets,
+    /// Rows or tokens that count.
+    counted: f64,
 }
 
 /// Collects the largest error of each kind over its tolerance.
@@ -417,7 +459,7 @@ fn named(source: &Safetensors, kind: &str) -> Result<Named, HarnessError> {
         let Some(rest) = name.strip_prefix(kind) else { continue };
         let shape = source.info(&name).map(|info| info.shape).unwrap_or_default();
         let values = source.read_f32(&name)?;
-        found.insert(adapter::our_name(rest).to_owned(), HostTensor { shape, values });
+        found.insert(adapter::our_name(rest), HostTensor { shape, values });
     }
     Ok(found)
 }

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
+use peftlab_peft::DynMethod;
 use peftlab_record::{
     Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo,
     Time, Training, predictions_path, steps_path, write_table,
@@ -22,7 +23,7 @@ use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
 use crate::plan::{Cell, Plan, head, hex};
-use crate::train::{Evaluation, Event, Feeder, History, evaluate, train};
+use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
 /// The record of `cell` with nothing measured: what a run that did not end well leaves, too.
 pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
@@ -185,15 +186,15 @@ impl Run<'_> {
         };
         let gpu = Gpu::watch(&self.scorer.plan.device)?;
         phase("train")?;
-        let (mut model, history) = train(
-            attached.model,
-            &self.scorer.data.train,
-            self.scorer.training,
-            self.cell.seed,
-            &feeder,
-            &mut validation_loss,
-            event,
-        )?;
+        let trainer = Trainer {
+            method: self.method(),
+            outline: &attached.outline,
+            spec: self.scorer.training,
+            seed: self.cell.seed,
+            feeder: &feeder,
+        };
+        let (mut model, history) =
+            trainer.train(attached.model, &self.scorer.data.train, &mut validation_loss, event)?;
         phase("check")?;
         let on_device = gpu.as_ref().map(|gpu| gpu.read(&device)).unwrap_or_default();
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
@@ -221,10 +222,14 @@ impl Run<'_> {
         Ok(Outcome { model, trained, history, evaluation: test.unwrap_or(validation), measured })
     }
 
+    fn method(&self) -> &dyn DynMethod {
+        &*self.scorer.plan.experiment.methods[self.cell.row].method
+    }
+
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
         let model = self.scorer.plan.source.build(head(self.scorer.data), self.cell.seed, device)?;
-        let method = &*self.scorer.plan.experiment.methods[self.cell.row].method;
+        let method = self.method();
         let before = self.first_logits(&model, device);
         let attached = Attached::new(model, method, self.cell.seed, device)
             .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;
@@ -246,7 +251,7 @@ impl Run<'_> {
     }
 
     fn check_count(&self, attached: &Attached) -> Result<(), HarnessError> {
-        let method = &*self.scorer.plan.experiment.methods[self.cell.row].method;
+        let method = self.method();
         let counted =
             attached.parameters(method).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
         let predicted = &self.cell.parameters;

@@ -3,6 +3,7 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
+use peftlab_peft::{Course, DynMethod, Outline};
 use peftlab_record::{Prediction, Step};
 use peftlab_tasks::{
     Batch, BatchTargets, Example, Predictions, Split, Target, collate, epoch_order, eval_order,
@@ -14,7 +15,7 @@ use crate::device;
 use crate::error::HarnessError;
 use crate::experiment::TrainingSpec;
 use crate::loss::{Targets, loss};
-use crate::optimizer::clip_global_norm;
+use crate::step::Stepper;
 
 /// A batch on the device.
 struct DeviceBatch {
@@ -130,102 +131,128 @@ pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
 /// A look at the validation set from inside the training loop: the mean loss of a model.
 pub(crate) type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
 
-/// Trains `model` on `split`.
-///
-/// Every step's random numbers depend on the seed and the step alone, and the order of the examples on the seed
-/// and the epoch.
-///
-/// # Errors
-/// Where the loss is no number any more.
-pub(crate) fn train(
-    mut model: Model,
-    split: &Split,
-    spec: &TrainingSpec,
-    seed: u64,
-    feeder: &Feeder,
-    validate: Validate<'_>,
-    event: &mut dyn FnMut(Event),
-) -> Result<(Model, History), HarnessError> {
-    let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
-    let steps = planned_steps(spec, lengths.len());
-    let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
-    let mut optimizer = spec.optimizer.init();
-    let mut history = History { planned: steps, best_step: steps, ..History::default() };
-    let mut best: Option<(f64, Model)> = None;
-    let mut looks_without_gain = 0;
+/// What training needs besides the model and the data.
+pub(crate) struct Trainer<'a> {
+    /// The method that the model has attached.
+    pub method: &'a dyn DynMethod,
+    /// The model's shape before the method.
+    pub outline: &'a Outline,
+    /// Settings.
+    pub spec: &'a TrainingSpec,
+    /// The run's seed.
+    pub seed: u64,
+    /// Where batches go.
+    pub feeder: &'a Feeder,
+}
 
-    'training: for epoch in 0.. {
-        let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, epoch));
-        let order = epoch_order(&lengths, spec.batch_size, spec.length_buckets, &mut rng);
-        for group in order.chunks(spec.gradient_accumulation) {
-            let step = history.steps.len();
-            if step == steps {
-                break 'training;
-            }
-            feeder.device.seed(mix(seed, 1 << 32 | step as u64));
-            let start = std::time::Instant::now();
-            let learning_rate = spec.learning_rate * spec.schedule.factor(step, warmup, steps);
-            let examples = |rows: &[usize]| rows.iter().map(|row| &split.examples[*row]).collect::<Vec<_>>();
-            let batches: Vec<_> = group.iter().map(|rows| feeder.feed(&examples(rows))).collect();
-            let counted: usize = batches.iter().map(|batch| batch.counted).sum();
-            let mut tokens = 0;
-            let mut value = 0.0;
-            let mut accumulator = GradientsAccumulator::new();
-            for batch in batches {
-                tokens += batch.tokens;
-                let mean = loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum
-                    / counted.max(1) as f64;
-                value += f64::from(mean.clone().into_scalar::<f32>());
-                accumulator.accumulate(&model, GradientsParams::from_grads(mean.backward(), &model));
-            }
-            if !value.is_finite() {
-                return Err(HarnessError::Failed(format!(
-                    "the loss became {value} at step {step}: training diverged; lower learning_rate ({}) or clip with max_grad_norm",
-                    spec.learning_rate
-                )));
-            }
-            let mut gradients = accumulator.grads();
-            if let Some(limit) = spec.max_grad_norm {
-                (gradients, _) = clip_global_norm(gradients, &model, limit);
-            }
-            model = optimizer.step(learning_rate, model, gradients);
-            let synced = feeder.device.sync();
-            synced.map_err(|error| {
-                HarnessError::Failed(format!("the device failed at step {step}: {error:?}"))
-            })?;
-            history.samples += group.iter().map(Vec::len).sum::<usize>();
-            let seconds = start.elapsed().as_secs_f64();
-            let record = Step {
-                step: step as u64 + 1,
-                loss: value,
-                learning_rate,
-                seconds,
-                tokens: tokens as u64,
-                used_bytes: device::used_bytes(&feeder.device),
-            };
-            history.steps.push(record.clone());
-            event(Event::Step { step: record, steps });
+impl Trainer<'_> {
+    /// Trains `model` on `split`.
+    ///
+    /// Every step's random numbers depend on the seed and the step alone, and the order of the examples on the seed
+    /// and the epoch.
+    ///
+    /// # Errors
+    /// Where the loss is no number any more.
+    pub(crate) fn train(
+        &self,
+        mut model: Model,
+        split: &Split,
+        validate: Validate<'_>,
+        event: &mut dyn FnMut(Event),
+    ) -> Result<(Model, History), HarnessError> {
+        let spec = self.spec;
+        let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
+        let steps = planned_steps(spec, lengths.len());
+        let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
+        let course = Course { steps, seed: self.seed };
+        let mut stepper =
+            Stepper::new(self.method, &model, self.outline, &spec.optimizer, spec.max_grad_norm, course);
+        let mut history = History { planned: steps, best_step: steps, ..History::default() };
+        let mut best: Option<(f64, Model)> = None;
+        let mut looks_without_gain = 0;
 
-            let done = history.steps.len();
-            if spec.evaluate_every.is_some_and(|every| done.is_multiple_of(every) || done == steps) {
-                let loss = validate(&model)?;
-                history.validation.push((done, loss));
-                event(Event::Validation { step: done, loss });
-                if best.as_ref().is_none_or(|(best, _)| loss < *best) {
-                    best = Some((loss, model.clone()));
-                    history.best_step = done;
-                    looks_without_gain = 0;
-                } else {
-                    looks_without_gain += 1;
-                }
-                if spec.patience.is_some_and(|patience| looks_without_gain >= patience) {
-                    history.stopped_early = done < steps;
+        'training: for epoch in 0.. {
+            let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch));
+            let order = epoch_order(&lengths, spec.batch_size, spec.length_buckets, &mut rng);
+            for group in order.chunks(spec.gradient_accumulation) {
+                let step = history.steps.len();
+                if step == steps {
                     break 'training;
+                }
+                let learning_rate = spec.learning_rate * spec.schedule.factor(step, warmup, steps);
+                let examples =
+                    group.iter().map(|rows| rows.iter().map(|row| &split.examples[*row]).collect()).collect();
+                let record;
+                (model, record) = self.step(model, &mut stepper, step, learning_rate, examples)?;
+                history.samples += group.iter().map(Vec::len).sum::<usize>();
+                history.steps.push(record.clone());
+                event(Event::Step { step: record, steps });
+
+                let done = history.steps.len();
+                if spec.evaluate_every.is_some_and(|every| done.is_multiple_of(every) || done == steps) {
+                    let loss = validate(&model)?;
+                    history.validation.push((done, loss));
+                    event(Event::Validation { step: done, loss });
+                    if best.as_ref().is_none_or(|(best, _)| loss < *best) {
+                        best = Some((loss, model.clone()));
+                        history.best_step = done;
+                        looks_without_gain = 0;
+                    } else {
+                        looks_without_gain += 1;
+                    }
+                    if spec.patience.is_some_and(|patience| looks_without_gain >= patience) {
+                        history.stopped_early = done < steps;
+                        break 'training;
+                    }
                 }
             }
         }
+        Ok((best.map_or(model, |(_, best)| best), history))
     }
-    Ok((best.map_or(model, |(_, best)| best), history))
+
+    /// Optimizer step `step`, from 0, over `batches` of examples.
+    fn step(
+        &self,
+        mut model: Model,
+        stepper: &mut Stepper,
+        step: usize,
+        learning_rate: f64,
+        batches: Vec<Vec<&Example>>,
+    ) -> Result<(Model, Step), HarnessError> {
+        let device = &self.feeder.device;
+        device.seed(mix(self.seed, 1 << 32 | step as u64));
+        let start = std::time::Instant::now();
+        stepper.begin(&mut model);
+        let batches: Vec<_> = batches.iter().map(|examples| self.feeder.feed(examples)).collect();
+        let counted: usize = batches.iter().map(|batch| batch.counted).sum();
+        let passes = batches.len() as f64;
+        let (mut tokens, mut value) = (0, 0.0);
+        let mut accumulator = GradientsAccumulator::new();
+        for batch in batches {
+            tokens += batch.tokens;
+            let mean =
+                loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum / counted.max(1) as f64;
+            value += f64::from(mean.clone().into_scalar::<f32>());
+            let total = match stepper.extra_loss(&mut model) {
+                Some(extra) => mean + extra / passes,
+                None => mean,
+            };
+            accumulator.accumulate(&model, GradientsParams::from_grads(total.backward(), &model));
+        }
+        if !value.is_finite() {
+            return Err(HarnessError::Failed(format!(
+                "the loss became {value} at step {step}: training diverged; lower learning_rate ({}) or clip with max_grad_norm",
+                self.spec.learning_rate
+            )));
+        }
+        let model = stepper.step(learning_rate, model, accumulator.grads());
+        device.sync().map_err(|error| {
+            HarnessError::Failed(format!("the device failed at step {step}: {error:?}"))
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (step, tokens, used_bytes) = (step as u64 + 1, tokens as u64, device::used_bytes(device));
+        Ok((model, Step { step, loss: value, learning_rate, seconds, tokens, used_bytes }))
+    }
 }
 
 /// SplitMix64's finaliser: neighbouring numbers give unrelated seeds.

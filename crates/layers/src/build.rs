@@ -7,7 +7,8 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::params::transpose;
-use crate::sites::{Embedding, LayerNorm, Linear, Projection, ProjectionInfo, RmsNorm, Role};
+use crate::plain::{Embedding, LayerNorm, Linear, RmsNorm};
+use crate::projection::{Projection, ProjectionInfo, Role};
 
 /// Where the values of a network's parameters come from.
 #[derive(Clone, Copy)]
@@ -123,7 +124,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Projection, BuildError> {
         let Linear { weight, bias } = self.linear([input, output], bias)?;
         let info = ProjectionInfo { name: self.path.clone(), role, input, output, bias: bias.is_some() };
-        Ok(Projection { weight, bias, adapters: Vec::new(), info })
+        Ok(Projection::new(weight, bias, info))
     }
 
     /// A linear map that is no site.

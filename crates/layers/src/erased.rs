@@ -15,6 +15,8 @@ use dyn_clone::DynClone;
 
 /// The object-safe half of [`Module`]. Implemented for every module; never by hand.
 pub trait ErasedModule: Debug + DynClone + Send + Sync {
+    /// The module itself, for whoever knows its type: a method's policy and its own state.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
     /// See [`Module::visit`].
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor);
     /// See [`Module::map`]; in place, because a trait object cannot be returned by value.
@@ -36,6 +38,10 @@ pub trait ErasedModule: Debug + DynClone + Send + Sync {
 dyn_clone::clone_trait_object!(ErasedModule);
 
 impl<M: Module + Sync + 'static> ErasedModule for M {
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor) {
         self.visit(&mut Erase(visitor));
     }

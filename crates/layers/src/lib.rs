@@ -2,19 +2,24 @@
 //!
 //! Backbones and methods do not know each other: both know what is in this crate.
 
+mod attention;
 mod build;
 mod context;
 mod erased;
 mod model;
 pub mod params;
+mod plain;
+mod projection;
 mod sites;
 
 pub use build::{BuildError, Builder, Init, Initializer, Weights};
 pub use context::{Context, Mode, ModelInput, Output};
 pub use erased::{Attached, ErasedMapper, ErasedModule, ErasedVisitor, Kind};
 pub use model::Model;
+pub use attention::{Attention, AttentionAdapter, AttentionMask, AttentionSite, KeysValues};
+pub use plain::{Embedding, LayerNorm, Linear, RmsNorm};
+pub use projection::{Inner, Merged, Projection, ProjectionAdapter, ProjectionInfo, Role, Weight};
 pub use sites::{
-    AttentionAdapter, AttentionMask, AttentionSite, Backbone, BlockAdapter, BlockSite, Dimensions, Embedding,
-    EmbeddingAdapter, EmbeddingSite, Inner, KeysValues, LayerNorm, Linear, Merged, ModelAdapter, Projection,
-    ProjectionAdapter, ProjectionInfo, RmsNorm, Role, Sites, SubLayer, SubLayerOutput,
+    Backbone, BlockAdapter, BlockSite, Dimensions, EmbeddingAdapter, EmbeddingSite, ModelAdapter, Sites,
+    SubLayer, SubLayerOutput,
 };

@@ -4,7 +4,10 @@ use burn::module::Module;
 
 use crate::context::{Context, Mode, ModelInput, Output};
 use crate::erased::Attached;
-use crate::sites::{Backbone, Dimensions, ModelAdapter, ProjectionInfo, Sites};
+use crate::attention::AttentionSite;
+use crate::params::{self, ParamInfo};
+use crate::projection::{Projection, ProjectionInfo};
+use crate::sites::{Backbone, Dimensions, ModelAdapter, Sites};
 
 /// A backbone with what methods attached to it: the module that is trained, saved and measured.
 #[derive(Module, Debug)]
@@ -23,11 +26,15 @@ impl Model {
 
     /// Logits for a batch.
     pub fn forward(&self, input: &ModelInput, mode: Mode) -> Output {
+        self.base_model.forward(input, &self.context(mode))
+    }
+
+    fn context(&self, mode: Mode) -> Context {
         let mut context = Context::new(mode);
         for adapter in &self.adapters {
             adapter.prepare(&mut context);
         }
-        self.base_model.forward(input, &context)
+        context
     }
 
     /// Every site of the network.
@@ -62,19 +69,52 @@ impl Model {
     /// # Errors
     /// The name of a place where a method cannot be merged.
     pub fn merge(&mut self) -> Result<(), String> {
-        if !self.adapters.is_empty() {
-            return Err("the model".to_owned());
-        }
+        self.merge_with(|projection, context| projection.merge(context)).map(|_| ())
+    }
+
+    /// As [`merge`](Self::merge), with weights that were packed packed again. Returns how many were, and would be
+    /// dense after merging.
+    ///
+    /// # Errors
+    /// As [`merge`](Self::merge).
+    pub fn merge_packed(&mut self) -> Result<usize, String> {
+        self.merge_with(|projection, context| projection.merge_packed(context).map(usize::from))
+            .map(|each| each.into_iter().sum())
+    }
+
+    fn merge_with<T>(
+        &mut self,
+        merge: impl Fn(&mut Projection, &Context) -> Result<T, String>,
+    ) -> Result<Vec<T>, String> {
+        let context = self.context(Mode::Evaluate);
         let sites = self.sites();
-        let attached = sites.attentions.iter().any(|site| !site.adapters.is_empty())
+        let needed = |site: &AttentionSite| site.adapters.iter().any(|a| !a.only_in_training());
+        let attached = sites.attentions.iter().any(|site| needed(site))
             || sites.blocks.iter().any(|site| !site.adapters.is_empty())
             || !sites.embedding.adapters.is_empty();
         if attached {
             return Err("a block, an attention or the embedding".to_owned());
         }
-        for projection in sites.projections {
-            projection.merge()?;
-        }
-        Ok(())
+        sites.attentions.into_iter().for_each(|site| site.adapters.clear());
+        let merged = sites.projections.into_iter().map(|p| merge(p, &context)).collect::<Result<_, _>>()?;
+        // whatever they held served the projections alone
+        self.adapters.clear();
+        Ok(merged)
+    }
+
+    /// Bytes of the base model's parameters as they are kept, adapters left out: `is_base` tells which parameters
+    /// are the base's.
+    pub fn base_bytes(&mut self, is_base: impl Fn(&ParamInfo) -> bool) -> usize {
+        let names: Vec<String> = self.projections().into_iter().map(|info| info.name).collect();
+        let in_projection = |info: &ParamInfo| {
+            let module = info.name.strip_suffix(".weight").or(info.name.strip_suffix(".bias"));
+            module.is_some_and(|module| names.iter().any(|name| name == module))
+        };
+        let others: usize = params::infos(self)
+            .iter()
+            .filter(|info| is_base(info) && !in_projection(info))
+            .map(|info| info.elements() * info.dtype.size())
+            .sum();
+        others + self.sites().projections.iter().map(|projection| projection.bytes()).sum::<usize>()
     }
 }

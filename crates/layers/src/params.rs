@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::Hasher;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Gradients, Tensor, TensorData};
 use rustc_hash::FxHasher;
 
 /// Struct names whose `weight` is a linear's.
@@ -28,6 +28,8 @@ pub struct ParamInfo {
     pub trained: bool,
     /// Burn's identity: shared tensors have one.
     pub id: ParamId,
+    /// Element type.
+    pub dtype: DType,
 }
 
 impl ParamInfo {
@@ -139,7 +141,10 @@ impl<T> Walk<'_, T> {
     fn place<const D: usize>(&self, param: &Param<Tensor<D>>) -> Place {
         let transposed = self.0.is_transposed();
         let shape = hub_shape(&param.lazy_shape().to_vec(), transposed);
-        let info = ParamInfo { name: self.0.name(), shape, trained: is_trained(param), id: param.id };
+        let (name, trained, id) = (self.0.name(), is_trained(param), param.id);
+        // what is not there yet has the type that it will have, and nobody asks
+        let dtype = if param.is_initialized() { param.val().dtype() } else { DType::F32 };
+        let info = ParamInfo { name, shape, trained, id, dtype };
         Place { info, transposed }
     }
 }

@@ -4,13 +4,16 @@
 //! Activations may be in a narrow type; reductions that need it are done in `f32`.
 
 mod attention;
+pub mod codec;
 mod loss;
 mod norm;
+mod packed;
 mod rotary;
 
 pub use attention::{attention, causal_mask, padding_mask};
 pub use loss::{cross_entropy_sum, mean_squared_error};
 pub use norm::{layer_norm, rms_norm};
+pub use packed::{Layout, Packed, Scheme};
 pub use rotary::{Rotary, RotaryScaling};
 
 use burn::tensor::Tensor;

@@ -41,6 +41,11 @@ impl Rotary {
         Self { inverse_frequencies }
     }
 
+    /// Divides all positions by `factor` (position interpolation, Chen et al. 2023, arXiv 2306.15595).
+    pub fn interpolate(&mut self, factor: f64) {
+        self.inverse_frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
+    }
+
     /// Cosine and sine for `length` positions from `start` on, each `[1, 1, length, head]`.
     pub fn table(&self, start: usize, length: usize, device: &Device) -> (Tensor<4>, Tensor<4>) {
         let half = self.inverse_frequencies.len();

@@ -6,10 +6,12 @@
 mod method;
 pub mod methods;
 mod outline;
+mod policy;
 mod registry;
 mod target;
 
 pub use method::{Card, Count, DynMethod, Family, Identity, MergeKind, Method, NotApplicable};
 pub use outline::Outline;
+pub use policy::{AdamConstants, Course, Policy, adapters_mut};
 pub use registry::{Entry, Registry, SettingsError, UnknownMethod};
 pub use target::Targets;

@@ -1,5 +1,6 @@
 use std::fmt::Debug;
 
+use burn::optim::ModuleOptimizer;
 use dyn_clone::DynClone;
 use peftlab_layers::params::ParamInfo;
 use peftlab_layers::{Initializer, Model};
@@ -8,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::outline::Outline;
+use crate::policy::{AdamConstants, Course, Policy};
 
 /// The families of Xu et al. 2023, arXiv 2312.12148.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +37,8 @@ pub enum Identity {
     Exact,
     /// Logits differ by at most this.
     Within(f64),
+    /// To the bit that of the model with its base quantised, which itself is changed.
+    Quantised,
     /// It is changed.
     No,
 }
@@ -47,6 +51,8 @@ pub enum MergeKind {
     Already,
     /// Into the weights, exactly.
     Exact,
+    /// Into the zero points of a quantised weight, exactly.
+    ZeroPoints,
     /// Not at all.
     No,
 }
@@ -143,6 +149,30 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
         false
     }
 
+    /// What it does around training steps, if it does anything.
+    fn policy(&self, course: Course) -> Option<Box<dyn Policy>> {
+        let _ = course;
+        None
+    }
+
+    /// The factor on the learning rate of a trained parameter.
+    fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
+        let _ = parameter;
+        1.0
+    }
+
+    /// The optimizer with what the method puts in its place for some parameters of `model`.
+    fn optimizer(
+        &self,
+        optimizer: ModuleOptimizer,
+        constants: AdamConstants,
+        model: &Model,
+        outline: &Outline,
+    ) -> ModuleOptimizer {
+        let _ = (constants, model, outline);
+        optimizer
+    }
+
     /// The settings that `config`, an `adapter_config.json` of Hugging Face PEFT, stands for; `None` if it
     /// is another method's.
     ///
@@ -157,6 +187,11 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
         let _ = outline;
         None
+    }
+
+    /// The name that PEFT's file has for our parameter `name`, but for the prefix before all of them.
+    fn peft_name(&self, name: &str) -> String {
+        name.to_owned()
     }
 }
 
@@ -177,8 +212,22 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     ) -> Result<(), NotApplicable>;
     /// See [`Method::trains`].
     fn trains(&self, parameter: &ParamInfo) -> bool;
+    /// See [`Method::policy`].
+    fn policy(&self, course: Course) -> Option<Box<dyn Policy>>;
+    /// See [`Method::learning_rate_factor`].
+    fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64;
+    /// See [`Method::optimizer`].
+    fn optimizer(
+        &self,
+        optimizer: ModuleOptimizer,
+        constants: AdamConstants,
+        model: &Model,
+        outline: &Outline,
+    ) -> ModuleOptimizer;
     /// See [`Method::to_peft`].
     fn to_peft(&self, outline: &Outline) -> Option<Value>;
+    /// See [`Method::peft_name`].
+    fn peft_name(&self, name: &str) -> String;
     /// All settings, defaults included.
     fn settings(&self) -> Value;
 }
@@ -211,8 +260,30 @@ impl<M: Method> DynMethod for M {
         Method::trains(self, parameter)
     }
 
+    fn policy(&self, course: Course) -> Option<Box<dyn Policy>> {
+        Method::policy(self, course)
+    }
+
+    fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
+        Method::learning_rate_factor(self, parameter)
+    }
+
+    fn optimizer(
+        &self,
+        optimizer: ModuleOptimizer,
+        constants: AdamConstants,
+        model: &Model,
+        outline: &Outline,
+    ) -> ModuleOptimizer {
+        Method::optimizer(self, optimizer, constants, model, outline)
+    }
+
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
         Method::to_peft(self, outline)
+    }
+
+    fn peft_name(&self, name: &str) -> String {
+        Method::peft_name(self, name)
     }
 
     fn settings(&self) -> Value {

@@ -10,6 +10,8 @@ pub struct Outline {
     pub projections: Vec<ProjectionInfo>,
     /// Every parameter, with names as on the Hub.
     pub parameters: Vec<ParamInfo>,
+    /// Whether positions are rotary.
+    pub rotary: bool,
     /// The head's parameters, by position in `parameters`.
     head: Vec<bool>,
 }
@@ -19,7 +21,8 @@ impl Outline {
     pub fn of(model: &mut Model) -> Self {
         let parameters = params::infos(model);
         let head = parameters.iter().map(|info| model.is_head(&info.name)).collect();
-        Self { dimensions: model.dimensions(), projections: model.projections(), parameters, head }
+        let rotary = model.sites().rotary.is_some();
+        Self { dimensions: model.dimensions(), projections: model.projections(), parameters, rotary, head }
     }
 
     /// Number of parameters in all, head included.
@@ -40,6 +43,11 @@ impl Outline {
     /// Every parameter that is not the head's.
     pub fn body(&self) -> impl Iterator<Item = &ParamInfo> {
         self.parameters.iter().zip(&self.head).filter(|(_, head)| !**head).map(|(info, _)| info)
+    }
+
+    /// Whether `name`, as on the Hub, is a parameter of the network.
+    pub fn has(&self, name: &str) -> bool {
+        self.parameters.iter().any(|info| info.name == name)
     }
 
     /// Whether `name`, as on the Hub, is a parameter of the head.

@@ -52,7 +52,17 @@ impl Registry {
         registry.add::<methods::Full>();
         registry.add::<methods::HeadOnly>();
         registry.add::<methods::BitFit>();
+        registry.add::<methods::LnTuning>();
         registry.add::<methods::Lora>();
+        registry.add::<methods::RsLora>();
+        registry.add::<methods::Dora>();
+        registry.add::<methods::Pissa>();
+        registry.add::<methods::Olora>();
+        registry.add::<methods::QLora>();
+        registry.add::<methods::LoftQ>();
+        registry.add::<methods::QaLora>();
+        registry.add::<methods::LongLora>();
+        registry.add::<methods::TiedLora>();
         registry.add::<methods::Houlsby>();
         registry.add::<methods::Pfeiffer>();
         registry.add::<methods::Parallel>();

@@ -1,6 +1,7 @@
 use peftlab_layers::{ProjectionInfo, Role};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::method::NotApplicable;
 use crate::outline::Outline;
@@ -52,6 +53,23 @@ impl Targets {
             (true, Some(Self::Pattern(pattern))) => Err(no_match(pattern, outline)),
             (true, _) => Err(no_match("", outline)),
         }
+    }
+
+    /// `target_modules` of an `adapter_config.json`.
+    pub fn from_peft(targets: &Value) -> Option<Self> {
+        match serde_json::from_value(targets.clone()).ok()? {
+            // PEFT keeps a set: its order in the file is not the same from run to run
+            Self::Names(mut names) => {
+                names.sort();
+                Some(Self::Names(names))
+            }
+            pattern => Some(pattern),
+        }
+    }
+
+    /// The whole names, so that the adapter lands on the same modules whatever the rule was.
+    pub fn to_peft(targets: &[&ProjectionInfo]) -> Vec<String> {
+        targets.iter().map(|p| p.name.clone()).collect()
     }
 
     /// For a row's label: the names' last parts.

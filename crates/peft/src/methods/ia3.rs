@@ -1,11 +1,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peftlab_layers::{Attached, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role};
+use peftlab_layers::{Attached, Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role};
 use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::lora::{targets_from_peft, targets_to_peft};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
 
 /// (IA)³: learned vectors scale keys, values and the feed-forward network's hidden activations.
@@ -80,8 +79,8 @@ impl Method for Ia3 {
 
     fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
         Ok((config["peft_type"] == "IA3").then(|| Self {
-            target_modules: targets_from_peft(&config["target_modules"]),
-            feedforward_modules: targets_from_peft(&config["feedforward_modules"]),
+            target_modules: Targets::from_peft(&config["target_modules"]),
+            feedforward_modules: Targets::from_peft(&config["feedforward_modules"]),
         }))
     }
 
@@ -91,8 +90,8 @@ impl Method for Ia3 {
         let inputs: Vec<_> = targets.iter().filter(|(_, input)| *input).map(|(p, _)| *p).collect();
         Some(json!({
             "peft_type": "IA3",
-            "target_modules": targets_to_peft(&all),
-            "feedforward_modules": targets_to_peft(&inputs),
+            "target_modules": Targets::to_peft(&all),
+            "feedforward_modules": Targets::to_peft(&inputs),
             "fan_in_fan_out": false,
             "init_ia3_weights": true,
         }))
@@ -120,14 +119,13 @@ impl ProjectionAdapter for Ia3Adapter {
         if self.input { inner.forward(input * scale) } else { inner.forward(input) * scale }
     }
 
-    fn merge(&self, mut weights: Merged) -> Option<Merged> {
-        let vector = cast_like(self.vector(), &weights.weight);
+    fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
+        let vector = self.vector();
         if self.input {
-            weights.weight = weights.weight * vector.unsqueeze_dim(1);
-        } else {
-            weights.weight = weights.weight * vector.clone().unsqueeze_dim(0);
-            weights.bias = weights.bias.map(|bias| bias * vector);
+            return Some(weights.with_weight(|weight| weight * vector.unsqueeze_dim(1)));
         }
-        Some(weights)
+        let mut merged = weights.with_weight(|weight| weight * vector.clone().unsqueeze_dim(0));
+        merged.bias = merged.bias.map(|bias| bias * vector);
+        Some(merged)
     }
 }

@@ -194,8 +194,8 @@ struct LayerPrefix {
 }
 
 impl AttentionAdapter for LayerPrefix {
-    fn prefix(&self, context: &Context) -> KeysValues {
+    fn prefix(&self, context: &Context) -> Option<KeysValues> {
         let SharedPrefix(layers) = context.shared().expect("the prefix is attached with its sites");
-        layers[self.layer].clone()
+        Some(layers[self.layer].clone())
     }
 }

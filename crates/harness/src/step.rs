@@ -1,0 +1,85 @@
+//! One optimizer step as a method wants it: its policy's hooks around the optimizer with its learning rates.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use peftlab_layers::Model;
+use peftlab_peft::{Course, DynMethod, Outline, Policy};
+
+use crate::optimizer::{OptimizerSpec, clip_global_norm};
+
+/// A model's optimizer, with what its method does around the steps.
+pub(crate) struct Stepper {
+    optimizer: ModuleOptimizer,
+    policy: Option<Box<dyn Policy>>,
+    max_grad_norm: Option<f64>,
+    done: usize,
+}
+
+impl Stepper {
+    /// The optimizer of `model`, which has `method` attached, before its first step.
+    pub(crate) fn new(
+        method: &dyn DynMethod,
+        model: &Model,
+        outline: &Outline,
+        optimizer: &OptimizerSpec,
+        max_grad_norm: Option<f64>,
+        course: Course,
+    ) -> Self {
+        Self {
+            optimizer: optimizer.for_method(method, model, outline),
+            policy: method.policy(course),
+            max_grad_norm,
+            done: 0,
+        }
+    }
+
+    /// To be called before a step's forward passes.
+    pub(crate) fn begin(&mut self, model: &mut Model) {
+        if let Some(policy) = &mut self.policy {
+            policy.before_step(model, self.done);
+        }
+    }
+
+    /// What the method adds to the loss, `[1]`.
+    pub(crate) fn extra_loss(&self, model: &mut Model) -> Option<Tensor<1>> {
+        self.policy.as_ref()?.extra_loss(model)
+    }
+
+    /// The model after a step along `gradients`.
+    pub(crate) fn step(
+        &mut self,
+        learning_rate: f64,
+        mut model: Model,
+        mut gradients: GradientsParams,
+    ) -> Model {
+        if let Some(limit) = self.max_grad_norm {
+            (gradients, _) = clip_global_norm(gradients, &model, limit);
+        }
+        self.done += 1;
+        let Some(policy) = &mut self.policy else {
+            return self.optimizer.step(learning_rate, model, gradients);
+        };
+        // the optimizer consumes its gradients, and the policy may want to see them afterwards
+        let seen = copy(&gradients, &model);
+        let gradients = policy.gradients(&mut model, gradients);
+        let mut model = self.optimizer.step(learning_rate, model, gradients);
+        policy.after_step(&mut model, &seen, self.done);
+        model
+    }
+}
+
+/// The same gradients once more: tensors are handles, so this costs no memory.
+fn copy<M: Module>(gradients: &GradientsParams, module: &M) -> GradientsParams {
+    struct Copy<'a>(&'a GradientsParams, GradientsParams);
+    impl ModuleVisitor for Copy<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                self.1.register(param.id, gradient);
+            }
+        }
+    }
+    let mut copy = Copy(gradients, GradientsParams::new());
+    module.visit(&mut copy);
+    copy.1
+}

@@ -1,0 +1,114 @@
+use burn::module::Param;
+use peftlab_layers::{Initializer, Linear, Model};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::decomposition::orthogonal;
+use super::pissa::wide_enough;
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// OLoRA: LoRA that starts from the weight's QR decomposition, whose first columns are taken off the frozen weight.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Olora {
+    /// r
+    pub rank: usize,
+    /// α; the update is scaled by α/r.
+    pub alpha: f64,
+    /// Dropout on the input of the update.
+    pub dropout: f64,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+}
+
+impl Default for Olora {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+    }
+}
+
+impl Olora {
+    fn low_rank(&self) -> LowRank<'_> {
+        LowRank {
+            rank: self.rank,
+            scale: self.alpha / self.rank as f64,
+            dropout: self.dropout,
+            targets: self.target_modules.as_ref(),
+            roles: &QUERY_VALUE,
+        }
+    }
+}
+
+impl Method for Olora {
+    const CARD: Card = Card {
+        name: "olora",
+        title: "OLoRA",
+        family: Family::Reparameterized,
+        paper: "Büyükakyüz 2024, arXiv 2406.01775",
+        summary: "LoRA that starts from the QR decomposition of the weight in the Hub's layout, Wᵀ = Q R: with s = α/r, \
+                  A = R_rᵀ and B = Q_rᵀ are trained, r columns of Q and rows of R, and W − s A B is frozen.",
+        identity: Identity::Within(1e-4),
+        merge: MergeKind::Exact,
+        not_for: "Projections narrower than the rank.",
+        settings: &[
+            ("rank", "8", "r"),
+            ("alpha", "8", "α; the update is scaled by α/r"),
+            ("dropout", "0", "dropout on the input of the update"),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+        ],
+    };
+
+    fn label(&self) -> String {
+        format!("olora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        wide_enough(&self.low_rank(), outline)?;
+        Ok(Count::all(self.low_rank().count(outline)?))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        let low_rank = self.low_rank();
+        let _ = init;
+        low_rank.attach(model, outline, |projection| {
+            let weight = projection.weight();
+            let [input, output] = weight.dims();
+            let (q, r) = orthogonal(weight.clone().transpose());
+            let a = r.slice([0..self.rank, 0..input]).transpose();
+            let b = q.slice([0..output, 0..self.rank]).transpose();
+            let dtype = weight.dtype();
+            let taken = a.clone().matmul(b.clone()) * low_rank.scale;
+            projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));
+            LoraAdapter {
+                lora_A: Linear { weight: Param::from_tensor(a), bias: None },
+                lora_B: Linear { weight: Param::from_tensor(b), bias: None },
+                scale: low_rank.scale,
+                dropout: self.dropout,
+            }
+        })
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, &["olora"]) else { return Ok(None) };
+        lora.check()?;
+        lora.no_bias()?;
+        Ok(Some(Self {
+            rank: lora.rank()?,
+            alpha: lora.alpha()?,
+            dropout: lora.dropout(),
+            target_modules: lora.targets(),
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        config["init_lora_weights"] = "olora".into();
+        Some(config)
+    }
+}

@@ -1,0 +1,129 @@
+use burn::module::Param;
+use peftlab_layers::{Initializer, Linear, Model, ProjectionInfo};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::decomposition::{Decomposition, balanced};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// PiSSA: LoRA that starts from the weight's leading singular vectors, which are taken off the frozen weight.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pissa {
+    /// r
+    pub rank: usize,
+    /// α; the update is scaled by α/r.
+    pub alpha: f64,
+    /// Dropout on the input of the update.
+    pub dropout: f64,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+    /// Rounds of randomised subspace iteration; a full decomposition if absent.
+    pub iterations: Option<usize>,
+}
+
+impl Default for Pissa {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None, iterations: None }
+    }
+}
+
+impl Pissa {
+    fn low_rank(&self) -> LowRank<'_> {
+        LowRank {
+            rank: self.rank,
+            scale: self.alpha / self.rank as f64,
+            dropout: self.dropout,
+            targets: self.target_modules.as_ref(),
+            roles: &QUERY_VALUE,
+        }
+    }
+}
+
+/// The targets, none of which is narrower than the rank.
+pub(crate) fn wide_enough<'o>(
+    low_rank: &LowRank<'_>,
+    outline: &'o Outline,
+) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+    let targets = low_rank.select(outline)?;
+    match targets.iter().find(|p| p.input.min(p.output) < low_rank.rank) {
+        None => Ok(targets),
+        Some(p) => Err(NotApplicable::new(format!(
+            "rank is {}, but `{}` is {} x {}: it has no more singular values than the smaller of both",
+            low_rank.rank, p.name, p.input, p.output
+        ))),
+    }
+}
+
+impl Method for Pissa {
+    const CARD: Card = Card {
+        name: "pissa",
+        title: "PiSSA",
+        family: Family::Reparameterized,
+        paper: "Meng, Wang & Zhang 2024, arXiv 2404.02948",
+        summary: "LoRA that starts from the weight's best approximation of rank r: with W = U Σ Vᵀ and s = α/r, \
+                  A = U_r √(Σ_r/s) and B = √(Σ_r/s) V_rᵀ are trained, and W − s A B is frozen.",
+        identity: Identity::Within(1e-4),
+        merge: MergeKind::Exact,
+        not_for: "Projections narrower than the rank.",
+        settings: &[
+            ("rank", "8", "r"),
+            ("alpha", "8", "α; the update is scaled by α/r"),
+            ("dropout", "0", "dropout on the input of the update"),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            ("iterations", "none", "rounds of randomised subspace iteration, in place of a full decomposition"),
+        ],
+    };
+
+    fn label(&self) -> String {
+        format!("pissa r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        wide_enough(&self.low_rank(), outline)?;
+        Ok(Count::all(self.low_rank().count(outline)?))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        let low_rank = self.low_rank();
+        let how = self.iterations.map_or(Decomposition::Exact, Decomposition::Randomised);
+        low_rank.attach(model, outline, |projection| {
+            let weight = projection.weight();
+            let (a, b) = balanced(weight.clone(), self.rank, low_rank.scale, how, init);
+            let dtype = weight.dtype();
+            let taken = a.clone().matmul(b.clone()) * low_rank.scale;
+            projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));
+            LoraAdapter {
+                lora_A: Linear { weight: Param::from_tensor(a), bias: None },
+                lora_B: Linear { weight: Param::from_tensor(b), bias: None },
+                scale: low_rank.scale,
+                dropout: self.dropout,
+            }
+        })
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, &["pissa"]) else { return Ok(None) };
+        lora.check()?;
+        lora.no_bias()?;
+        Ok(Some(Self {
+            rank: lora.rank()?,
+            alpha: lora.alpha()?,
+            dropout: lora.dropout(),
+            target_modules: lora.targets(),
+            iterations: None,
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        config["init_lora_weights"] = "pissa".into();
+        Some(config)
+    }
+}

@@ -1,0 +1,94 @@
+use peftlab_layers::{Initializer, Model};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, lora_config};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// rsLoRA: LoRA with a scale that keeps the update's size for every rank.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RsLora {
+    /// r
+    pub rank: usize,
+    /// α; the update is scaled by α/√r.
+    pub alpha: f64,
+    /// Dropout on the input of the update.
+    pub dropout: f64,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+}
+
+impl Default for RsLora {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+    }
+}
+
+impl RsLora {
+    fn low_rank(&self) -> LowRank<'_> {
+        LowRank {
+            rank: self.rank,
+            scale: self.alpha / (self.rank as f64).sqrt(),
+            dropout: self.dropout,
+            targets: self.target_modules.as_ref(),
+            roles: &QUERY_VALUE,
+        }
+    }
+}
+
+impl Method for RsLora {
+    const CARD: Card = Card {
+        name: "rslora",
+        title: "rsLoRA",
+        family: Family::Reparameterized,
+        paper: "Kalajdzievski 2023, arXiv 2312.03732",
+        summary: "LoRA with the scale α/√r in place of α/r: y = x W + b + (α/√r) drop(x) A B, so that the update's \
+                  size and gradient do not shrink as the rank grows.",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[
+            ("rank", "8", "r"),
+            ("alpha", "8", "α; the update is scaled by α/√r"),
+            ("dropout", "0", "dropout on the input of the update"),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+        ],
+    };
+
+    fn label(&self) -> String {
+        format!("rslora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        Ok(Count::all(self.low_rank().count(outline)?))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        let low_rank = self.low_rank();
+        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, &["use_rslora"]) else { return Ok(None) };
+        lora.check()?;
+        lora.no_bias()?;
+        Ok(Some(Self {
+            rank: lora.rank()?,
+            alpha: lora.alpha()?,
+            dropout: lora.dropout(),
+            target_modules: lora.targets(),
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        config["use_rslora"] = true.into();
+        Some(config)
+    }
+}
