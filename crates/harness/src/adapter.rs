@@ -22,6 +22,8 @@ const PROMPT_TABLE: &str = "prompt_encoder.embedding.weight";
 /// tensor that is a module to PEFT while it trains, and none in its files.
 const NORM_WRAPPER: &str = ".ln_tuning_layers";
 const MAGNITUDE: &str = "lora_magnitude_vector";
+/// A tensor of zeros that PEFT keeps where one of GLoRA's paths is absent.
+const ABSENT_PATH: &str = ".zeros";
 /// A tensor that PEFT names after the first module that uses it, though all do.
 const VECTOR_BANK: &str = "vblora_vector_bank";
 
@@ -52,7 +54,7 @@ pub fn load(mut model: Model, outline: &Outline, file: &Path) -> Result<Model, H
     model.bake();
     let source = Safetensors::open(&[file.to_owned()])?;
     let mut tensors = BTreeMap::new();
-    for name in source.names() {
+    for name in source.names().into_iter().filter(|name| !name.ends_with(ABSENT_PATH)) {
         let shape = source.info(&name).map(|info| info.shape).unwrap_or_default();
         let values = source.read_f32(&name)?;
         tensors.insert(our_name(&name), HostTensor { shape, values });

@@ -1,7 +1,7 @@
 //! Putting a method on a model, and knowing which parameters are whose.
 
 use burn::tensor::Device;
-use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::params;
 use peftlab_layers::{Initializer, Model};
 use peftlab_peft::{DynMethod, NotApplicable, Outline};
 use peftlab_record::Parameters;

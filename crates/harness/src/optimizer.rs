@@ -64,45 +64,62 @@ impl Default for OptimizerSpec {
     }
 }
 
+/// Parameters that the optimizer treats in one way.
+struct Group {
+    /// Factor on the learning rate.
+    factor: f64,
+    /// Whether weights decay.
+    decays: bool,
+    ids: Vec<ParamId>,
+}
+
 impl OptimizerSpec {
     /// The optimizer, with no state.
     pub fn init(&self) -> ModuleOptimizer {
-        self.with_factors(&[])
+        self.grouped(&[])
     }
 
     /// The optimizer for `model` with `method` attached: its learning rates, and what it puts in the optimizer's place.
     pub fn for_method(&self, method: &dyn DynMethod, model: &Model, outline: &Outline) -> ModuleOptimizer {
-        let mut factors: BTreeMap<u64, Vec<ParamId>> = BTreeMap::new();
+        let mut groups: BTreeMap<(u64, bool), Vec<ParamId>> = BTreeMap::new();
         for info in params::infos(model).iter().filter(|info| info.trained) {
-            let factor = method.learning_rate_factor(info);
-            if factor != 1.0 {
-                factors.entry(factor.to_bits()).or_default().push(info.id);
+            let group = (method.learning_rate_factor(info), method.decays(info));
+            if group != (1.0, true) {
+                groups.entry((group.0.to_bits(), group.1)).or_default().push(info.id);
             }
         }
-        let factors: Vec<_> = factors.into_iter().map(|(bits, ids)| (f64::from_bits(bits), ids)).collect();
-        method.optimizer(self.with_factors(&factors), self.constants(), model, outline)
+        let group = |((bits, decays), ids)| Group { factor: f64::from_bits(bits), decays, ids };
+        let groups: Vec<Group> = groups.into_iter().map(group).collect();
+        method.optimizer(self.grouped(&groups), self.constants(), model, outline)
     }
 
-    /// The optimizer, with a factor on the learning rate of some parameters.
-    fn with_factors(&self, factors: &[(f64, Vec<ParamId>)]) -> ModuleOptimizer {
+    fn grouped(&self, groups: &[Group]) -> ModuleOptimizer {
         match *self {
-            Self::AdamW { .. } => with_factors(&self.constants().adamw(), factors),
+            Self::AdamW { .. } => {
+                let constants = self.constants();
+                let decay = |decays| if decays { constants.weight_decay } else { 0.0 };
+                let adamw = |decays| AdamConstants { weight_decay: decay(decays), ..constants }.adamw();
+                grouped(adamw, groups)
+            }
             Self::Sgd { momentum, weight_decay } => {
                 // Burn dampens the momentum by 0.1 unless told otherwise, torch does not
                 let momentum = MomentumConfig::new().with_momentum(momentum).with_dampening(0.0);
-                let sgd = SgdConfig::new()
-                    .with_momentum((momentum.momentum > 0.0).then_some(momentum))
-                    .with_weight_decay((weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay)))
-                    .build();
-                with_factors(&sgd, factors)
+                let momentum = (momentum.momentum > 0.0).then_some(momentum);
+                let sgd = |decays: bool| {
+                    let decay = (decays && weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay));
+                    SgdConfig::new().with_momentum(momentum.clone()).with_weight_decay(decay).build()
+                };
+                grouped(sgd, groups)
             }
             Self::Adafactor { weight_decay } => {
-                let adafactor = AdafactorConfig::new()
-                    .with_relative_step(false)
-                    .with_scale_parameter(false)
-                    .with_weight_decay(weight_decay)
-                    .build();
-                with_factors(&adafactor, factors)
+                let adafactor = |decays| {
+                    AdafactorConfig::new()
+                        .with_relative_step(false)
+                        .with_scale_parameter(false)
+                        .with_weight_decay(if decays { weight_decay } else { 0.0 })
+                        .build()
+                };
+                grouped(adafactor, groups)
             }
         }
     }
@@ -120,10 +137,11 @@ impl OptimizerSpec {
     }
 }
 
-fn with_factors<O: Optimizer>(optimizer: &O, factors: &[(f64, Vec<ParamId>)]) -> ModuleOptimizer {
-    factors.iter().fold(optimizer.clone().into(), |all: ModuleOptimizer, (factor, ids)| {
-        let scaled = Scaled { optimizer: optimizer.clone(), factor: *factor };
-        all.with_group(ParamGroup::from_ids(ids.clone()), scaled, None)
+/// One optimizer a group, and one for the rest; `optimizer` makes it with weight decay or without.
+fn grouped<O: Optimizer>(optimizer: impl Fn(bool) -> O, groups: &[Group]) -> ModuleOptimizer {
+    groups.iter().fold(optimizer(true).into(), |all: ModuleOptimizer, group| {
+        let scaled = Scaled { optimizer: optimizer(group.decays), factor: group.factor };
+        all.with_group(ParamGroup::from_ids(group.ids.clone()), scaled, None)
     })
 }
 

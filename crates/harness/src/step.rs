@@ -9,7 +9,7 @@ use peftlab_peft::{Course, DynMethod, Outline, Policy};
 use crate::optimizer::{OptimizerSpec, clip_global_norm};
 
 /// A model's optimizer, with what its method does around the steps.
-pub(crate) struct Stepper {
+pub struct Stepper {
     optimizer: ModuleOptimizer,
     policy: Option<Box<dyn Policy>>,
     max_grad_norm: Option<f64>,
@@ -18,7 +18,7 @@ pub(crate) struct Stepper {
 
 impl Stepper {
     /// The optimizer of `model`, which has `method` attached, before its first step.
-    pub(crate) fn new(
+    pub fn new(
         method: &dyn DynMethod,
         model: &Model,
         outline: &Outline,
@@ -35,19 +35,19 @@ impl Stepper {
     }
 
     /// To be called before a step's forward passes.
-    pub(crate) fn begin(&mut self, model: &mut Model) {
+    pub fn begin(&mut self, model: &mut Model) {
         if let Some(policy) = &mut self.policy {
             policy.before_step(model, self.done);
         }
     }
 
     /// What the method adds to the loss, `[1]`.
-    pub(crate) fn extra_loss(&self, model: &mut Model) -> Option<Tensor<1>> {
+    pub fn extra_loss(&self, model: &mut Model) -> Option<Tensor<1>> {
         self.policy.as_ref()?.extra_loss(model)
     }
 
     /// The model after a step along `gradients`.
-    pub(crate) fn step(
+    pub fn step(
         &mut self,
         learning_rate: f64,
         mut model: Model,

@@ -161,6 +161,12 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
         1.0
     }
 
+    /// Whether weight decay acts on a trained parameter.
+    fn decays(&self, parameter: &ParamInfo) -> bool {
+        let _ = parameter;
+        true
+    }
+
     /// The optimizer with what the method puts in its place for some parameters of `model`.
     fn optimizer(
         &self,
@@ -216,6 +222,8 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     fn policy(&self, course: Course) -> Option<Box<dyn Policy>>;
     /// See [`Method::learning_rate_factor`].
     fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64;
+    /// See [`Method::decays`].
+    fn decays(&self, parameter: &ParamInfo) -> bool;
     /// See [`Method::optimizer`].
     fn optimizer(
         &self,
@@ -266,6 +274,10 @@ impl<M: Method> DynMethod for M {
 
     fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
         Method::learning_rate_factor(self, parameter)
+    }
+
+    fn decays(&self, parameter: &ParamInfo) -> bool {
+        Method::decays(self, parameter)
     }
 
     fn optimizer(

@@ -1,0 +1,100 @@
+//! QLoRA's memory, counted: a program of its own, for the counters are the whole program's.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
+
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use peftlab_backbones::{Head, build};
+use peftlab_harness::{Attached, OptimizerSpec, Stepper, Targets, loss};
+use peftlab_layers::{Builder, Mode, Model, ModelInput, Weights};
+use peftlab_meter::{CountingAllocator, allocated};
+use peftlab_peft::{Course, Registry};
+use serde_json::{Value, json};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+
+/// What training a method on the network takes, in bytes.
+#[derive(Debug)]
+struct Taken {
+    /// The linears of the blocks at rest.
+    base: usize,
+    /// What was there before the first step, and was not before the network.
+    before: usize,
+    /// The most while training, beyond what was there before the network.
+    peak: usize,
+}
+
+const HIDDEN: usize = 512;
+const FEED_FORWARD: usize = 1376;
+const LAYERS: usize = 6;
+/// Weights of the linears of all blocks.
+const LINEARS: usize = LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * FEED_FORWARD);
+/// Bytes of the largest dense weight.
+const LARGEST: usize = HIDDEN * FEED_FORWARD * 4;
+
+fn live() -> usize {
+    allocated::live().unwrap() as usize
+}
+
+fn train(name: &str, settings: Value) -> Taken {
+    let device = Device::flex().autodiff();
+    let config = json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 8, "vocab_size": 256, "max_position_embeddings": 64, "pad_token_id": 0,
+    });
+    let method = Registry::standard().get(name).unwrap().parse(settings).unwrap();
+    let start = live();
+    let builder = Builder::new(Weights::Random { seed: 1 }, &device, DType::F32);
+    let model = Model::new(build(&config, Head::LanguageModel, &builder).unwrap());
+    let Attached { mut model, outline } = Attached::new(model, &*method, 1, &device).unwrap();
+    let base = model.sites().projections.iter().filter(|p| p.info.name.contains("layers")).map(|p| p.bytes()).sum();
+    let before = live() - start;
+
+    let ids: Vec<i64> = (0..32).map(|i| 1 + (i * 37) % 255).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 32]), &device);
+    let input = ModelInput { input_ids: ids.clone(), padding: None, token_type_ids: None };
+    let targets = Targets::Tokens(ids);
+    let mut stepper =
+        Stepper::new(&*method, &model, &outline, &OptimizerSpec::default(), None, Course { steps: 3, seed: 1 });
+    allocated::reset_peak();
+    for _ in 0..3 {
+        let mean = loss(model.forward(&input, Mode::Train), &targets).sum / 31.0;
+        assert!(mean.clone().into_scalar::<f32>().is_finite());
+        let gradients = GradientsParams::from_grads(mean.backward(), &model);
+        model = stepper.step(1e-3, model, gradients);
+    }
+    Taken { base, before, peak: allocated::peak().unwrap() as usize - start }
+}
+
+fn main() {
+    let targets = json!("all-linear");
+    let lora = train("lora", json!({ "rank": 8, "target_modules": targets }));
+    let dense = 4 * LINEARS;
+    assert_eq!(lora.base, dense);
+    println!("linears of the blocks, dense: {} KiB; LoRA's peak {} KiB", dense >> 10, lora.peak >> 10);
+    for (double, bits) in [(false, 4.5), (true, 4.127)] {
+        let qlora = train("qlora", json!({ "rank": 8, "double_quant": double }));
+        let packed = (LINEARS as f64 * bits / 8.0) as usize;
+        let at_rest = lora.before - dense;
+        println!(
+            "double quantisation {double}: base {} KiB ({:+.2} % of {bits} bits a weight), at rest {:+.2} %, peak {} KiB",
+            qlora.base >> 10,
+            100.0 * (qlora.base as f64 / packed as f64 - 1.0),
+            100.0 * ((qlora.before - at_rest) as f64 / packed as f64 - 1.0),
+            qlora.peak >> 10,
+        );
+        // what the base takes, as it says and as the allocator counts
+        for base in [qlora.base, qlora.before - at_rest] {
+            assert!((base as f64 / packed as f64 - 1.0).abs() < 0.02, "{base} bytes, not {packed}");
+        }
+        let without_base = lora.peak - dense;
+        let above = qlora.peak - qlora.base - without_base;
+        println!(
+            "  above LoRA without its base: {} KiB; the largest dense weight is {} KiB",
+            above >> 10,
+            LARGEST >> 10
+        );
+        assert!(above as f64 <= 1.05 * LARGEST as f64, "{qlora:?} {lora:?}");
+    }
+}
