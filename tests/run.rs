@@ -137,6 +137,118 @@ fn an_exported_adapter_scores_the_same_when_imported() {
     }
 }
 
+/// A record of the folder `out`, by its path in there.
+fn record(out: &Path, path: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(out.join(path)).unwrap()).unwrap()
+}
+
+/// Names of the files in `dir` that end with `extension`, sorted.
+fn names(dir: &Path, extension: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(extension)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_learning_rate_is_chosen_on_validation() {
+    let dir = tempfile::tempdir().unwrap();
+    let search = |grid: &str| format!("[search]\nlearning_rate = {grid}\nseed = 7\n\n{METHODS}");
+    let file = experiment(dir.path(), "searched", "[0, 1]", 6, &search("[1e-5, 1e-2]"));
+    let file = file.to_str().unwrap();
+    let planned = text(&bench(dir.path(), &["plan", file]));
+    assert!(planned.contains("4 trials before them, with seed 7 = 2 methods x 1 tasks x 2"), "{planned}");
+
+    let first = bench(dir.path(), &["run", file, "--out", "out"]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first));
+    assert!(text(&first).contains("trial of rate 1e-5"), "{}", text(&first));
+    let out = dir.path().join("out");
+    let trials = names(&out.join("trials"), ".json");
+    assert_eq!((trials.len(), names(&out.join("runs"), ".json").len()), (4, 4), "{trials:?}");
+    // nothing of a trial is there to be mistaken for a result
+    assert_eq!(
+        (names(&out.join("trials"), ".steps.csv").len(), names(&out.join("trials"), "").len()),
+        (4, 8)
+    );
+    for (row, stem) in [(0, "00-lora-r-2-q-v--sentiment"), (1, "01-prefix-tuning-mlp-l-3--sentiment")] {
+        let mut scored = Vec::new();
+        for rate in ["1e-5", "1e-2"] {
+            let trial = record(&out, &format!("trials/{stem}--rate{rate}--seed7.json"));
+            assert_eq!((trial["row"].as_u64(), trial["status"].as_str()), (Some(row), Some("done")));
+            let measured = &trial["measured"];
+            assert_eq!(measured["test"].as_array().map(Vec::len), Some(0), "a trial saw the test set");
+            let metric = measured["validation"][0]["value"].as_f64().unwrap();
+            let loss = measured["training"]["validation_loss_after"].as_f64().unwrap();
+            scored.push((metric, -loss, trial["settings"]["training"]["learning_rate"].clone()));
+        }
+        let better = if (scored[0].0, scored[0].1) > (scored[1].0, scored[1].1) { 0 } else { 1 };
+        for seed in [0, 1] {
+            let run = record(&out, &format!("runs/{stem}--seed{seed}.json"));
+            assert_eq!(run["settings"]["training"]["learning_rate"], scored[better].2, "{stem}");
+            assert!(!run["measured"]["test"].as_array().unwrap().is_empty());
+            let searched = run["measured"]["training"]["searched"].as_array().unwrap();
+            for (trial, scored) in searched.iter().zip(&scored) {
+                assert_eq!((&trial["learning_rate"], trial["seed"].as_u64()), (&scored.2, Some(7)));
+                assert_eq!(trial["validation"].as_f64(), Some(scored.0));
+                assert_eq!(trial["validation_loss"].as_f64(), Some(-scored.1));
+            }
+        }
+    }
+    let table = std::fs::read_to_string(out.join("table.md")).unwrap();
+    assert!(
+        table.contains("rate: chosen on validation from 1e-5, 1e-2, one trial each with seed 7"),
+        "{table}"
+    );
+
+    let again = text(&bench(dir.path(), &["run", file, "--out", "out"]));
+    assert!(again.contains("4 of 4 trials were done before"), "{again}");
+    assert!(again.contains("4 of 4 cells were done before") && !again.contains("[1/"), "{again}");
+    let stem = "00-lora-r-2-q-v--sentiment--seed0";
+    let record = format!("out/runs/{stem}.json");
+    let exported = bench(dir.path(), &["export", &record, "--experiment", file, "--out", stem]);
+    assert_eq!(exported.status.code(), Some(0), "{}", text(&exported));
+}
+
+#[test]
+fn a_changed_grid_of_rates_runs_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let lora = "[[method]]\nname = \"lora\"\nrank = 2\n";
+    let run = |grid: &str| {
+        let methods = format!("[search]\nlearning_rate = {grid}\n\n{lora}");
+        let file = experiment(dir.path(), "grown", "[0]", 4, &methods);
+        let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);
+        (output.status.code(), text(&output))
+    };
+    let out = dir.path().join("out");
+    let cell = "runs/00-lora-r-2-q-v--sentiment--seed0.json";
+    let (code, said) = run("[1e-2]");
+    assert_eq!(code, Some(0), "{said}");
+    let before = record(&out, cell);
+    // rates that cannot win are tried, the cell stays, and its record knows what it was chosen from
+    let (code, said) = run("[1e-2, 1e30]");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 of 2 trials were done") && said.contains("1 of 2 trials failed"), "{said}");
+    assert!(said.contains("1 of 1 cells were done before"), "{said}");
+    let after = record(&out, cell);
+    assert_eq!(after["measured"]["weights_digest"], before["measured"]["weights_digest"]);
+    assert_eq!(after["environment"]["started"], before["environment"]["started"]);
+    let searched = &after["measured"]["training"]["searched"];
+    assert_eq!((searched.as_array().unwrap().len(), &searched[1]["validation_loss"]), (2, &Value::Null));
+    // the rate that was chosen is gone: its trial is put aside, and the cell runs with another
+    let (code, said) = run("[1e-3]");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(record(&out, cell)["settings"]["training"]["learning_rate"], 1e-3);
+    let aside = names(&out.join("put-aside"), ".json");
+    assert_eq!((names(&out.join("trials"), ".json").len(), aside.len()), (1, 2), "{aside:?}");
+    // and where no rate works the cell fails with the trial's reason
+    let (code, said) = run("[1e30]");
+    assert_eq!(code, Some(1), "{said}");
+    let failed = record(&out, cell);
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.starts_with("every trial of the search for a learning rate failed; 1e30:"), "{message}");
+}
+
 #[test]
 fn a_device_is_measured_and_compared() {
     let dir = tempfile::tempdir().unwrap();

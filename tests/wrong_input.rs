@@ -71,6 +71,19 @@ fn settings() {
     refused(|_, t| t.replace("steps = 2", "steps = 0"), &["steps is 0"]);
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"cuda:0\""), &["cuda:0", "device = \"cpu\""]);
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"tpu\""), &["tpu", "cpu, cuda:0 or auto"]);
+    let search = |grid: &str| {
+        let grid = grid.to_owned();
+        move |_: &Path, t: String| {
+            t.replace("[training]", &format!("[search]\nlearning_rate = {grid}\n[training]"))
+        }
+    };
+    refused(search("[]"), &["wrong.toml:9: [search]: learning_rate is empty"]);
+    refused(
+        search("[1e-3, 0.0]"),
+        &["wrong.toml:9: [search]: learning_rate has 0; every rate must be above"],
+    );
+    refused(search("[1e-3, 3e-3, 1e-3]"), &["wrong.toml:9: [search]: learning_rate has 1e-3 twice"]);
+    refused(search("[1e-3]\nsead = 1"), &["wrong.toml:10:", "sead", "did you mean `seed`"]);
     // several mistakes are told at once
     refused(
         |_, t| t.replace("batch_size", "bach_size").replace("max_length", "max_lenght"),

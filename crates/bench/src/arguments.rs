@@ -114,6 +114,9 @@ pub(crate) enum Command {
         identity: String,
         #[arg(long)]
         out: PathBuf,
+        /// The index is that of a trial of the search.
+        #[arg(long)]
+        trial: bool,
     },
     /// Write one documentation page a method, from its card.
     #[command(hide = true)]

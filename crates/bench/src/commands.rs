@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use peftlab_backbones::BACKBONES;
 use peftlab_harness::grid::{Line, run_grid};
 use peftlab_harness::parity::{self, Verdict};
-use peftlab_harness::plan::{Plan, program_digest};
-use peftlab_harness::{HarnessError, exchange, run};
+use peftlab_harness::plan::{Cell, Plan, program_digest};
+use peftlab_harness::{HarnessError, exchange, run, search};
 use peftlab_peft::Registry;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
@@ -21,7 +21,12 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Parity { dir, json } => check_parity(dir, *json, registry),
-        Command::Cell { file, index, identity, out } => run_cell(file, *index, identity, out, registry),
+        Command::Cell { file, index, identity, out, trial } => {
+            let plan = Plan::read(file, registry)?;
+            let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
+            let cell = cells.iter().find(|cell| (cell.index, &cell.identity) == (*index, identity));
+            run_cell(&plan, cell, out)
+        }
         Command::Export { record, experiment, out } => {
             exchange::export(record, &Plan::read(experiment, registry)?, out)?;
             print(format!("{}: adapter_config.json, adapter_model.safetensors", out.display()));
@@ -53,26 +58,26 @@ fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &R
     let outcome = run_grid(&plan, &program_digest()?, &out, only, &mut Shown::new())?;
     let report = peftlab_report::report(&out)?;
     print(format!("\n{}", report.text));
-    if outcome.before > 0 {
-        print(format!("{} of {} cells were done before.", outcome.before, outcome.cells));
-    }
-    print(format!("Table, plots, records: {}", out.display()));
-    match outcome.failed {
-        0 => Ok(Outcome::Done),
-        failed => {
-            print(format!("{failed} of {} cells failed; their records say why.", outcome.cells));
-            Ok(Outcome::Failed)
+    for (count, what) in [(outcome.trials, "trials"), (outcome.cells, "cells")] {
+        if count.before > 0 {
+            print(format!("{} of {} {what} were done before.", count.before, count.all));
         }
     }
+    print(format!("Table, plots, records: {}", out.display()));
+    for (count, what) in [(outcome.trials, "trials"), (outcome.cells, "cells")] {
+        if count.failed > 0 {
+            print(format!("{} of {} {what} failed; their records say why.", count.failed, count.all));
+        }
+    }
+    // a trial that diverged has told what it was run for
+    Ok(if outcome.cells.failed == 0 { Outcome::Done } else { Outcome::Failed })
 }
 
-fn run_cell(file: &Path, index: usize, identity: &str, out: &Path, registry: &Registry) -> Result<Outcome> {
-    let program = program_digest()?;
-    let plan = Plan::read(file, registry)?;
-    let cell = plan.cells.get(index).filter(|cell| cell.identity == identity).ok_or_else(|| {
+fn run_cell(plan: &Plan, cell: Option<&Cell>, out: &Path) -> Result<Outcome> {
+    let cell = cell.ok_or_else(|| {
         HarnessError::Failed(format!(
             "{} or what it names changed while the grid was running",
-            file.display()
+            plan.experiment.path.display()
         ))
     })?;
     let print_line = &mut |event: peftlab_harness::Event| {
@@ -80,14 +85,15 @@ fn run_cell(file: &Path, index: usize, identity: &str, out: &Path, registry: &Re
             print(line);
         }
     };
-    run::run_cell(&plan, cell, &program, out, print_line)?;
+    run::run_cell(plan, cell, &program_digest()?, out, print_line)?;
     Ok(Outcome::Done)
 }
 
 fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
     let plan = Plan::outline(file, registry)?;
     if as_json {
-        print(serde_json::to_string_pretty(&plan.cells)?);
+        let cells: Vec<&Cell> = plan.trials.iter().chain(&plan.cells).collect();
+        print(serde_json::to_string_pretty(&cells)?);
         return Ok(Outcome::Done);
     }
     let experiment = &plan.experiment;
@@ -100,6 +106,15 @@ fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
         experiment.tasks.len(),
         experiment.seeds.len(),
     ));
+    if let Some((search, seed)) = plan.search() {
+        print(format!(
+            "{} trials before them, with seed {seed} = {} methods x {} tasks x {} learning rates",
+            plan.trials.len(),
+            experiment.methods.len(),
+            experiment.tasks.len(),
+            search.learning_rate.len(),
+        ));
+    }
     print(format!(
         "{:<28} {:<14} {:>14} {:>10} {:>8} {:>14} {:>7}",
         "method", "task", "trained", "head", "%", "stored", "steps"

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use peftlab_harness::grid::{Line, Progress};
+use peftlab_harness::grid::{Line, Progress, Stage};
 use peftlab_harness::plan::Cell;
 use peftlab_record::{Record, Status};
 
@@ -10,8 +10,11 @@ use crate::print;
 /// Shows how a grid goes: a bar on a terminal, plain lines elsewhere.
 pub(crate) struct Shown {
     bar: Option<ProgressBar>,
+    /// Of this stage.
     cells: usize,
     ended: usize,
+    /// Of the next.
+    later: usize,
     started: Instant,
     last_line: Instant,
 }
@@ -28,7 +31,7 @@ impl Shown {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar
         });
-        Self { bar, cells: 0, ended: 0, started: Instant::now(), last_line: Instant::now() }
+        Self { bar, cells: 0, ended: 0, later: 0, started: Instant::now(), last_line: Instant::now() }
     }
 
     fn say(&self, text: &str) {
@@ -44,21 +47,27 @@ impl Shown {
         if done < 0.05 {
             return "?".to_owned();
         }
-        let left = self.started.elapsed().as_secs_f64() * (self.cells as f64 - done) / done;
+        let left = self.started.elapsed().as_secs_f64() * ((self.cells + self.later) as f64 - done) / done;
         format!("{}:{:02}", left as u64 / 60, left as u64 % 60)
     }
 }
 
 fn name(cell: &Cell) -> String {
-    format!("{} on {}, seed {}", cell.label, cell.task, cell.seed)
+    match cell.trial {
+        true => format!("{} on {}, trial of rate {:e}", cell.label, cell.task, cell.training.learning_rate),
+        false => format!("{} on {}, seed {}", cell.label, cell.task, cell.seed),
+    }
 }
 
 impl Progress for Shown {
-    fn start(&mut self, cells: usize, done: usize) {
-        self.cells = cells - done;
+    fn start(&mut self, stage: Stage) {
+        (self.cells, self.ended, self.later) = (stage.count - stage.done, 0, stage.later);
         self.started = Instant::now();
-        if done > 0 {
-            self.say(&format!("{done} of {cells} cells were done before"));
+        if stage.done > 0 {
+            self.say(&format!("{} of {} {} were done before", stage.done, stage.count, stage.what()));
+        }
+        if let (Some(bar), 0, 0) = (&self.bar, self.cells, self.later) {
+            bar.finish_and_clear();
         }
     }
 
@@ -67,7 +76,8 @@ impl Progress for Shown {
         if let Some(bar) = &self.bar {
             bar.set_length(cell.steps as u64);
             bar.set_position(0);
-            bar.set_prefix(format!("{}/{}", self.ended + 1, self.cells));
+            let what = if cell.trial { "trial " } else { "" };
+            bar.set_prefix(format!("{what}{}/{}", self.ended + 1, self.cells));
             bar.set_message(name(cell));
         }
     }
@@ -108,8 +118,9 @@ impl Progress for Shown {
             (None, Status::OutOfMemory) => format!("OUT OF MEMORY: {}", record.message),
             (None, _) => format!("FAILED: {}", record.message),
         };
-        self.say(&format!("[{}/{}] {}: {result}", self.ended, self.cells, name(cell)));
-        if let (Some(bar), true) = (&self.bar, self.ended == self.cells) {
+        let what = if cell.trial { "trial " } else { "" };
+        self.say(&format!("[{what}{}/{}] {}: {result}", self.ended, self.cells, name(cell)));
+        if let (Some(bar), true) = (&self.bar, self.ended == self.cells && self.later == 0) {
             bar.finish_and_clear();
         }
     }

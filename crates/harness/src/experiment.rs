@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use crate::error::HarnessError;
 use crate::optimizer::{OptimizerSpec, Schedule};
+use crate::search::SearchSpec;
 
 /// An experiment: one model, some tasks, some methods, some seeds.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Experiment {
     pub model: ModelSpec,
     /// What all methods share.
     pub training: TrainingSpec,
+    /// How the learning rate is searched; none where it is given.
+    pub search: Option<SearchSpec>,
     /// The tasks, in the order of the table's columns.
     pub tasks: Vec<TaskSpec>,
     /// The methods, in the order of the table's rows.
@@ -208,13 +211,15 @@ struct File {
     seeds: Vec<u64>,
     model: Spanned<toml::Table>,
     training: Option<Spanned<toml::Table>>,
+    search: Option<Spanned<toml::Table>>,
     #[serde(default)]
     task: Vec<Spanned<toml::Table>>,
     #[serde(default)]
     method: Vec<Spanned<toml::Table>>,
 }
 
-const FILE_KEYS: [&str; 8] = ["name", "device", "jobs", "seeds", "model", "training", "task", "method"];
+const FILE_KEYS: [&str; 9] =
+    ["name", "device", "jobs", "seeds", "model", "training", "search", "task", "method"];
 
 fn default_device() -> String {
     "auto".to_owned()
@@ -269,6 +274,7 @@ impl Reader<'_> {
             Some(table) => self.table(table, "[training]"),
             None => Some(TrainingSpec::default()),
         };
+        let search = file.search.as_ref().and_then(|table| self.search(table));
         let tasks: Vec<TaskSpec> =
             file.task.iter().filter_map(|table| self.table(table, "[[task]]")).collect();
         let methods: Vec<MethodSpec> =
@@ -283,6 +289,7 @@ impl Reader<'_> {
                 seeds: file.seeds,
                 model,
                 training,
+                search,
                 tasks,
                 methods,
             }),
@@ -327,6 +334,14 @@ impl Reader<'_> {
         if let Some(name) = repeated(names) {
             self.mistake(0..0, &format!("two tasks are named `{name}`; give each its own name"));
         }
+    }
+
+    fn search(&mut self, table: &Spanned<toml::Table>) -> Option<SearchSpec> {
+        let search: SearchSpec = self.table(table, "[search]")?;
+        if let Err(message) = search.check() {
+            self.mistake_at_key(table.span(), "learning_rate", &format!("[search]: {message}"));
+        }
+        Some(search)
     }
 
     fn method(

@@ -1,17 +1,18 @@
 //! The grid: every cell in a process of its own, what is done is not done again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use peftlab_record::{RUNS, Record, Status, Step};
+use peftlab_record::{RUNS, Record, Status, Step, TRIALS};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HarnessError;
 use crate::plan::{Cell, Plan};
 use crate::run::empty_record;
+use crate::search::settled;
 use crate::train::Event;
 
 /// A line that a cell's process prints on its standard output.
@@ -55,10 +56,30 @@ impl From<&Event> for Line {
     }
 }
 
+/// What is run after one another: the trials of a search, then the cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Whether it is the one of the trials.
+    pub trials: bool,
+    /// Trials or cells in it.
+    pub count: usize,
+    /// Those of them that had been done before.
+    pub done: usize,
+    /// Cells of the stage that is still to come.
+    pub later: usize,
+}
+
+impl Stage {
+    /// What it consists of, in words.
+    pub fn what(&self) -> &'static str {
+        if self.trials { "trials" } else { "cells" }
+    }
+}
+
 /// Who is told how the grid goes.
 pub trait Progress: Send {
-    /// `done` of all cells had been done before.
-    fn start(&mut self, cells: usize, done: usize);
+    /// A stage begins.
+    fn start(&mut self, stage: Stage);
     /// A cell begins.
     fn cell(&mut self, cell: &Cell);
     /// Something happened in it.
@@ -70,15 +91,25 @@ pub trait Progress: Send {
 /// How a grid came out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Cells in all.
-    pub cells: usize,
-    /// Cells that had been done before.
+    /// The trials of the search.
+    pub trials: Count,
+    /// The cells.
+    pub cells: Count,
+}
+
+/// How the cells of a stage came out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// In all.
+    pub all: usize,
+    /// Done before.
     pub before: usize,
-    /// Cells that did not end well.
+    /// Did not end well.
     pub failed: usize,
 }
 
-/// Runs every cell of `plan` that has no record with its identity, each as `bench cell FILE INDEX`.
+/// Runs every trial and then every cell of `plan` that has no record with its identity, each as
+/// `bench cell FILE INDEX`.
 ///
 /// # Errors
 /// Where the results folder is another experiment's or cannot be written. A cell that fails is a result.
@@ -89,44 +120,69 @@ pub fn run_grid(
     only: &[String],
     progress: &mut dyn Progress,
 ) -> Result<Outcome, HarnessError> {
-    let cells: Vec<&Cell> =
-        plan.cells.iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect();
-    for label in only {
-        if !cells.iter().any(|cell| cell.label == *label) {
-            let labels: Vec<_> =
-                plan.experiment.methods.iter().map(|method| format!("`{}`", method.label)).collect();
-            let message = format!("--only: no method is labelled `{label}`; there are {}", labels.join(", "));
-            return Err(HarnessError::input(&plan.experiment.path, message));
-        }
+    let labels = || plan.experiment.methods.iter().map(|method| &method.label);
+    if let Some(label) = only.iter().find(|label| !labels().any(|known| known == *label)) {
+        let labels: Vec<_> = labels().map(|label| format!("`{label}`")).collect();
+        let message = format!("--only: no method is labelled `{label}`; there are {}", labels.join(", "));
+        return Err(HarnessError::input(&plan.experiment.path, message));
     }
-    let runs = prepare(plan, out)?;
-    let done = finished(plan, out)?;
-    let done: HashSet<&str> = done.iter().map(String::as_str).collect();
-    let (before, open): (Vec<&Cell>, Vec<&Cell>) =
-        cells.iter().partition(|cell| done.contains(cell.identity.as_str()));
-    let mut outcome = Outcome { cells: cells.len(), before: before.len(), failed: 0 };
-    progress.start(cells.len(), before.len());
-    let grid = Running {
-        plan,
-        program,
-        out,
-        runs: &runs,
-        progress: Mutex::new(progress),
-        queue: Mutex::new(open.iter()),
+    prepare(plan, out)?;
+    // what is no longer in the plan goes first: no choice and no table mixes it with what is
+    put_stale_aside(&plan.trials, &out.join(TRIALS), out)?;
+    put_stale_aside(&plan.cells, &out.join(RUNS), out)?;
+    let asked = |cells: Vec<Cell>| -> Vec<Cell> {
+        cells.into_iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect()
     };
-    let jobs = plan.experiment.jobs;
-    let failed: Vec<Result<usize, HarnessError>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| grid.work())).collect();
-        let lost = || Err(HarnessError::Failed("a thread of the grid ended early".to_owned()));
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| lost())).collect()
-    });
-    for failed in failed {
-        outcome.failed += failed?;
+    let mut grid = Grid { plan, program, out, progress };
+    let mut outcome = Outcome::default();
+    if !plan.trials.is_empty() {
+        let later = asked(plan.cells.clone()).len();
+        outcome.trials = grid.stage(&asked(plan.trials.clone()), TRIALS, later)?;
     }
+    let cells = asked(settled(plan, out)?);
+    outcome.cells = grid.stage(&cells, RUNS, 0)?;
     Ok(outcome)
 }
 
-/// A grid while it runs: what the threads that wait for cells share.
+/// What all stages of a grid share.
+struct Grid<'a> {
+    plan: &'a Plan,
+    program: &'a str,
+    out: &'a Path,
+    progress: &'a mut dyn Progress,
+}
+
+impl Grid<'_> {
+    /// Runs those of `cells` that are not done, with their records in `folder`.
+    fn stage(&mut self, cells: &[Cell], folder: &str, later: usize) -> Result<Count, HarnessError> {
+        let runs = self.out.join(folder);
+        let done = finished(cells, &runs)?;
+        let (before, open): (Vec<&Cell>, Vec<&Cell>) =
+            cells.iter().partition(|cell| done.contains(&cell.identity));
+        let mut count = Count { all: cells.len(), before: before.len(), failed: 0 };
+        self.progress.start(Stage { trials: folder == TRIALS, count: count.all, done: count.before, later });
+        let running = Running {
+            plan: self.plan,
+            program: self.program,
+            out: self.out,
+            runs: &runs,
+            progress: Mutex::new(self.progress),
+            queue: Mutex::new(open.iter()),
+        };
+        let jobs = self.plan.experiment.jobs;
+        let failed: Vec<Result<usize, HarnessError>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| running.work())).collect();
+            let lost = || Err(HarnessError::Failed("a thread of the grid ended early".to_owned()));
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| lost())).collect()
+        });
+        for failed in failed {
+            count.failed += failed?;
+        }
+        Ok(count)
+    }
+}
+
+/// A stage while it runs: what the threads that wait for cells share.
 struct Running<'a, 'p> {
     plan: &'a Plan,
     program: &'a str,
@@ -145,7 +201,11 @@ impl<'p> Running<'_, 'p> {
             let Some(cell) = next else { return Ok(failed) };
             self.progress().cell(cell);
             let path = self.runs.join(format!("{}.json", cell.stem()));
-            let record = match self.spawn(cell)? {
+            let ended = match &cell.failure {
+                Some((status, message)) => Ended::Badly { status: *status, message: message.clone() },
+                None => self.spawn(cell)?,
+            };
+            let record = match ended {
                 Ended::Well => Record::read(&path)?,
                 Ended::Badly { status, message } => {
                     let mut record = empty_record(self.plan, cell, self.program);
@@ -171,6 +231,7 @@ impl<'p> Running<'_, 'p> {
             .arg(&cell.identity)
             .arg("--out")
             .arg(self.out)
+            .args(cell.trial.then_some("--trial"))
             .env(THREADS, threads(plan.experiment.jobs).to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -223,37 +284,55 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes the results folder, and checks that it can be written and is this experiment's.
-fn prepare(plan: &Plan, out: &Path) -> Result<PathBuf, HarnessError> {
-    let runs = out.join(RUNS);
-    std::fs::create_dir_all(&runs).map_err(|error| HarnessError::write(&runs, &error))?;
-    tempfile::tempfile_in(&runs).map_err(|error| HarnessError::write(&runs, &error))?;
+fn prepare(plan: &Plan, out: &Path) -> Result<(), HarnessError> {
     let name = &plan.experiment.name;
-    for (path, record) in Record::read_all(out)? {
-        if record.experiment != *name {
-            let other = &record.experiment;
-            let message = format!(
-                "is a record of the experiment `{other}`, not `{name}`; choose another folder with --out"
-            );
-            return Err(HarnessError::input(&path, message));
+    for folder in [RUNS, TRIALS] {
+        let folder = out.join(folder);
+        if !folder.ends_with(TRIALS) || !plan.trials.is_empty() {
+            std::fs::create_dir_all(&folder).map_err(|error| HarnessError::write(&folder, &error))?;
+            tempfile::tempfile_in(&folder).map_err(|error| HarnessError::write(&folder, &error))?;
+        }
+        for (path, record) in Record::read_folder(&folder)? {
+            if record.experiment != *name {
+                let other = &record.experiment;
+                let message = format!(
+                    "is a record of the experiment `{other}`, not `{name}`; choose another folder with --out"
+                );
+                return Err(HarnessError::input(&path, message));
+            }
         }
     }
-    Ok(runs)
+    Ok(())
 }
 
-/// Identities of the cells that are done. Records of cells that are no longer in the plan are put aside, so
-/// that no table mixes them with those of today; nothing is deleted.
-fn finished(plan: &Plan, out: &Path) -> Result<Vec<String>, HarnessError> {
-    let stems: HashSet<String> = plan.cells.iter().map(Cell::stem).collect();
-    let mut done = Vec::new();
-    for (path, record) in Record::read_all(out)? {
+/// Puts records aside whose cells are no longer in the plan; nothing is deleted.
+fn put_stale_aside(cells: &[Cell], runs: &Path, out: &Path) -> Result<(), HarnessError> {
+    let stems: HashSet<String> = cells.iter().map(Cell::stem).collect();
+    for (path, _) in Record::read_folder(runs)? {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if stems.contains(&stem) {
-            if record.status == Status::Done {
-                done.push(record.identity);
-            }
-        } else {
+        if !stems.contains(&stem) {
             put_aside(&path, out)?;
         }
+    }
+    Ok(())
+}
+
+/// Identities of those of `cells` that are done. A grid of rates may have grown without changing what it chose:
+/// such a cell is not run again, but its record says what it was chosen from.
+fn finished(cells: &[Cell], runs: &Path) -> Result<HashSet<String>, HarnessError> {
+    let cells: HashMap<&str, &Cell> = cells.iter().map(|cell| (cell.identity.as_str(), cell)).collect();
+    let mut done = HashSet::new();
+    for (path, mut record) in Record::read_folder(runs)? {
+        let Some(cell) = cells.get(record.identity.as_str()).filter(|_| record.status == Status::Done) else {
+            continue;
+        };
+        if let Some(training) = record.measured.as_mut().map(|measured| &mut measured.training)
+            && training.searched != cell.searched
+        {
+            training.searched.clone_from(&cell.searched);
+            record.write(&path)?;
+        }
+        done.insert(record.identity);
     }
     Ok(done)
 }

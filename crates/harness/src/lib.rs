@@ -13,6 +13,7 @@ pub mod parity;
 pub mod plan;
 pub mod probe;
 pub mod run;
+pub mod search;
 mod step;
 mod train;
 

@@ -7,7 +7,7 @@ use peftlab_backbones::{BackboneCard, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, load_config, resolve};
 use peftlab_layers::{Builder, Model, Weights};
 use peftlab_peft::{Outline, Registry};
-use peftlab_record::Parameters;
+use peftlab_record::{Parameters, RUNS, Status, TRIALS, Trial};
 use peftlab_tasks::{Encoder, TaskData, TaskKind};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::attach::parameters;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
-use crate::experiment::{DtypeSpec, Experiment, WeightsSpec};
+use crate::experiment::{DtypeSpec, Experiment, TrainingSpec, WeightsSpec};
+use crate::search::{Choice, SearchSpec};
 use crate::train::planned_steps;
 
 /// An experiment with everything looked up: what is left is to run it.
@@ -29,15 +30,22 @@ pub struct Plan {
     pub data: Vec<TaskData>,
     /// The device.
     pub device: OpenDevice,
-    /// Every cell: methods within tasks within seeds.
+    /// Every cell: methods within tasks within seeds. Where the learning rate is searched they have none yet;
+    /// [`search::settled`](crate::search::settled) gives them the one that the trials speak for.
     pub cells: Vec<Cell>,
+    /// The trials of the search: rates within methods within tasks; empty where there is no search.
+    pub trials: Vec<Cell>,
+    /// Digest of the program.
+    program: String,
 }
 
 /// One run: a method on a task with a seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// Its place in the grid, and in the plan's list.
+    /// Its place in the grid, and in the plan's list, which is that of the trials for a trial.
     pub index: usize,
+    /// Whether it is a trial of the search: it leaves the test set alone.
+    pub trial: bool,
     /// The method's place in the experiment, and the table's row.
     pub row: usize,
     /// The row's label.
@@ -55,6 +63,15 @@ pub struct Cell {
     pub identity: String,
     /// Everything that was resolved.
     pub settings: Value,
+    /// Training, with the cell's own learning rate.
+    #[serde(skip)]
+    pub training: TrainingSpec,
+    /// The trials that chose the learning rate.
+    #[serde(skip)]
+    pub searched: Option<Vec<Trial>>,
+    /// Why it cannot be run: no trial of its search gave a rate to run it with.
+    #[serde(skip)]
+    pub failure: Option<(Status, String)>,
     /// Parameters, counted without building anything.
     #[serde(serialize_with = "as_value")]
     pub parameters: Parameters,
@@ -67,13 +84,22 @@ fn as_value<S: serde::Serializer>(parameters: &Parameters, serializer: S) -> Res
 }
 
 impl Cell {
+    /// The folder of a results folder that holds the cell's files.
+    pub fn folder(&self) -> &'static str {
+        if self.trial { TRIALS } else { RUNS }
+    }
+
     /// The stem of the names of the cell's files.
     pub fn stem(&self) -> String {
         let plain = |text: &str| {
             let kept = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' });
             kept.collect::<String>().split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
         };
-        format!("{:02}-{}--{}--seed{}", self.row, plain(&self.label), plain(&self.task), self.seed)
+        let rate = match self.trial {
+            true => format!("--rate{:e}", self.training.learning_rate),
+            false => String::new(),
+        };
+        format!("{:02}-{}--{}{rate}--seed{}", self.row, plain(&self.label), plain(&self.task), self.seed)
     }
 }
 
@@ -193,9 +219,11 @@ impl Plan {
     pub fn new(experiment: Experiment, device: OpenDevice, program: &str) -> Result<Self, HarnessError> {
         let source = ModelSource::read(&experiment)?;
         let data = load_data(&experiment, &source)?;
-        let mut plan = Self { experiment, source, data, device, cells: Vec::new() };
+        let program = program.to_owned();
+        let (cells, trials) = (Vec::new(), Vec::new());
+        let mut plan = Self { experiment, source, data, device, cells, trials, program };
         plan.check_training()?;
-        plan.cells = plan.expand(program)?;
+        plan.expand()?;
         Ok(plan)
     }
 
@@ -228,59 +256,124 @@ impl Plan {
         Ok(())
     }
 
-    fn expand(&self, program: &str) -> Result<Vec<Cell>, HarnessError> {
-        let outlines =
-            self.data.iter().map(|data| self.source.outline(head(data))).collect::<Result<Vec<_>, _>>()?;
+    fn expand(&mut self) -> Result<(), HarnessError> {
+        let places = self.places()?;
         let mut cells = Vec::new();
         for seed in &self.experiment.seeds {
-            for (task_index, (task, data)) in self.experiment.tasks.iter().zip(&self.data).enumerate() {
-                for (row, spec) in self.experiment.methods.iter().enumerate() {
-                    let outline = &outlines[task_index];
-                    let count = spec.method.count(outline).map_err(|reason| {
-                        let message = format!("method `{}` on task `{}`: {reason}", spec.label, task.name);
-                        HarnessError::input(&self.experiment.path, message)
-                    })?;
-                    let settings = json!({
-                        "method": spec.method.settings(),
-                        "training": spec.training,
-                        "task": task,
-                        "model": self.experiment.model,
-                        "device": self.device.describe(),
-                        "jobs": self.experiment.jobs,
-                    });
-                    let identity = [
-                        &settings.to_string(),
-                        spec.method.card().name,
-                        &seed.to_string(),
-                        &self.source.digest,
-                        &self.source.config.to_string(),
-                        &data.digest,
-                        program,
-                    ];
-                    cells.push(Cell {
-                        index: cells.len(),
-                        row,
-                        label: spec.label.clone(),
-                        method: spec.method.card().name.to_owned(),
-                        task_index,
-                        task: task.name.clone(),
-                        seed: *seed,
-                        identity: hex(&Sha256::digest(identity.join("\n")))[..16].to_owned(),
-                        settings,
-                        parameters: parameters(
-                            count.adapter,
-                            outline.head(),
-                            count.stored,
-                            count.buffers,
-                            outline.total(),
-                        ),
-                        steps: planned_steps(&spec.training, data.train.examples.len()),
-                    });
+            for place in &places {
+                let mut training = self.experiment.methods[place.row].training.clone();
+                // without a rate until the trials have chosen one
+                training.learning_rate =
+                    if self.experiment.search.is_some() { f64::NAN } else { training.learning_rate };
+                cells.push(self.cell(cells.len(), place, *seed, training, false));
+            }
+        }
+        let mut trials = Vec::new();
+        if let Some((search, seed)) = self.search() {
+            for place in &places {
+                for rate in &search.learning_rate {
+                    let mut training = self.experiment.methods[place.row].training.clone();
+                    training.learning_rate = *rate;
+                    trials.push(self.cell(trials.len(), place, seed, training, true));
                 }
             }
         }
-        Ok(cells)
+        (self.cells, self.trials) = (cells, trials);
+        Ok(())
     }
+
+    /// The search, and the seed of its trials.
+    pub fn search(&self) -> Option<(&SearchSpec, u64)> {
+        let search = self.experiment.search.as_ref()?;
+        Some((search, search.seed.unwrap_or(self.experiment.seeds[0])))
+    }
+
+    /// Every method on every task, methods within tasks.
+    fn places(&self) -> Result<Vec<Place>, HarnessError> {
+        let mut places = Vec::new();
+        for (task_index, (task, data)) in self.experiment.tasks.iter().zip(&self.data).enumerate() {
+            let outline = self.source.outline(head(data))?;
+            for (row, spec) in self.experiment.methods.iter().enumerate() {
+                let count = spec.method.count(&outline).map_err(|reason| {
+                    let message = format!("method `{}` on task `{}`: {reason}", spec.label, task.name);
+                    HarnessError::input(&self.experiment.path, message)
+                })?;
+                let parameters =
+                    parameters(count.adapter, outline.head(), count.stored, count.buffers, outline.total());
+                places.push(Place { task_index, row, parameters });
+            }
+        }
+        Ok(places)
+    }
+
+    fn cell(&self, index: usize, place: &Place, seed: u64, training: TrainingSpec, trial: bool) -> Cell {
+        let spec = &self.experiment.methods[place.row];
+        let task = &self.experiment.tasks[place.task_index];
+        let settings = json!({
+            "method": spec.method.settings(),
+            "training": training,
+            "task": task,
+            "model": self.experiment.model,
+            "device": self.device.describe(),
+            "jobs": self.experiment.jobs,
+        });
+        let steps = planned_steps(&training, self.data[place.task_index].train.examples.len());
+        let cell = Cell {
+            index,
+            trial,
+            row: place.row,
+            label: spec.label.clone(),
+            method: spec.method.card().name.to_owned(),
+            task_index: place.task_index,
+            task: task.name.clone(),
+            seed,
+            identity: String::new(),
+            settings,
+            training,
+            searched: None,
+            failure: None,
+            parameters: place.parameters.clone(),
+            steps,
+        };
+        Cell { identity: self.identity(&cell), ..cell }
+    }
+
+    fn identity(&self, cell: &Cell) -> String {
+        let mut parts = vec![
+            cell.settings.to_string(),
+            cell.method.clone(),
+            cell.seed.to_string(),
+            self.source.digest.clone(),
+            self.source.config.to_string(),
+            self.data[cell.task_index].digest.clone(),
+            self.program.clone(),
+        ];
+        if cell.trial {
+            parts.push("trial".to_owned());
+        }
+        hex(&Sha256::digest(parts.join("\n")))[..16].to_owned()
+    }
+
+    /// `cell` with what its trials chose, and so with another identity.
+    pub(crate) fn settle(&self, cell: &Cell, choice: Choice, searched: Vec<Trial>) -> Cell {
+        let mut cell = Cell { searched: Some(searched), ..cell.clone() };
+        match choice {
+            Choice::Rate(rate) => {
+                cell.training.learning_rate = rate;
+                cell.settings["training"]["learning_rate"] = json!(rate);
+                cell.identity = self.identity(&cell);
+            }
+            Choice::Impossible(status, message) => cell.failure = Some((status, message)),
+        }
+        cell
+    }
+}
+
+/// A method on a task, whatever the seed.
+struct Place {
+    task_index: usize,
+    row: usize,
+    parameters: Parameters,
 }
 
 fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskData>, HarnessError> {

@@ -79,7 +79,8 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
     }
 }
 
-/// Runs `cell` and writes its record, `runs/STEM.json` in `out`, with its tables and adapter beside it.
+/// Runs `cell` and writes its record, `runs/STEM.json` in `out`, with its tables and adapter beside it. Of a trial
+/// no more is kept than its record, in `trials/`, and the table of its steps.
 ///
 /// # Errors
 /// Where training goes wrong, a check fails, or the results cannot be written.
@@ -91,16 +92,18 @@ pub fn run_cell(
     event: &mut dyn FnMut(Event),
 ) -> Result<Record, HarnessError> {
     let mut record = empty_record(plan, cell, program);
-    let training = &plan.experiment.methods[cell.row].training;
+    let training = &cell.training;
     let run = Run { cell, scorer: Scorer { plan, data: &plan.data[cell.task_index], training } };
     let outcome = run.measure(event)?;
-    let path = out.join(peftlab_record::RUNS).join(format!("{}.json", cell.stem()));
+    let path = out.join(cell.folder()).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
-    write_table(&predictions_path(&path), &outcome.evaluation.items)?;
-    adapter::write(
-        &params::tensors(&outcome.model, |info| outcome.stored(info)),
-        &path.with_extension("safetensors"),
-    )?;
+    if !cell.trial {
+        write_table(&predictions_path(&path), &outcome.evaluation.items)?;
+        adapter::write(
+            &params::tensors(&outcome.model, |info| outcome.stored(info)),
+            &path.with_extension("safetensors"),
+        )?;
+    }
     record.status = Status::Done;
     record.measured = Some(outcome.measured);
     record.write(&path)?;
@@ -205,7 +208,9 @@ impl Run<'_> {
         phase("evaluate")?;
         let valid = model.valid();
         let validation = self.scorer.evaluate(&valid, &self.scorer.data.validation, &feeder);
-        let test = self.scorer.data.test.as_ref().map(|split| self.scorer.evaluate(&valid, split, &feeder));
+        // a trial chooses by validation: it never sees the test set
+        let test = self.scorer.data.test.as_ref().filter(|_| !self.cell.trial);
+        let test = test.map(|split| self.scorer.evaluate(&valid, split, &feeder));
         phase("end")?;
 
         let summary = timeline.borrow().summary();
@@ -213,6 +218,7 @@ impl Run<'_> {
             training: self.training_record(&history, before, validation.loss),
             validation: self.scorer.scores(&validation),
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
+            merged: Vec::new(),
             time: self.time(&history, &summary),
             memory: memory(&summary, on_device),
             checks: Checks { frozen_unchanged, trained_changed, step0_difference },
@@ -279,6 +285,7 @@ impl Run<'_> {
             final_loss: last.iter().sum::<f64>() / last.len().max(1) as f64,
             validation_loss_before: before,
             validation_loss_after: after,
+            searched: self.cell.searched.clone(),
         }
     }
 

@@ -221,7 +221,7 @@ impl<'a> Builder<'a> {
 }
 
 /// FNV-1a: the same on every machine and in every release.
-fn name_hash(name: &str) -> u64 {
+pub fn name_hash(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

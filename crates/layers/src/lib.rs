@@ -12,7 +12,7 @@ mod plain;
 mod projection;
 mod sites;
 
-pub use build::{BuildError, Builder, Init, Initializer, Weights};
+pub use build::{BuildError, Builder, Init, Initializer, Weights, name_hash};
 pub use context::{Context, Mode, ModelInput, Output};
 pub use erased::{Attached, ErasedMapper, ErasedModule, ErasedVisitor, Kind};
 pub use model::Model;

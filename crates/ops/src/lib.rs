@@ -4,6 +4,7 @@
 //! Activations may be in a narrow type; reductions that need it are done in `f32`.
 
 mod attention;
+mod basis;
 pub mod codec;
 mod loss;
 mod norm;
@@ -11,6 +12,7 @@ mod packed;
 mod rotary;
 
 pub use attention::{attention, causal_mask, padding_mask};
+pub use basis::{BasisStream, combine};
 pub use loss::{cross_entropy_sum, mean_squared_error};
 pub use norm::{layer_norm, rms_norm};
 pub use packed::{Layout, Packed, Scheme};

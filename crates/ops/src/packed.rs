@@ -214,7 +214,7 @@ struct Parts {
 pub trait PackedOps: Backend {
     /// The dense weight, `[out, in]`. The body in tensor operations is every backend's but for those that have a
     /// better one.
-    #[cfg_attr(feature = "cuda", fusion(default))]
+    #[fusion(default)]
     fn unpack(
         codes: IntTensor<Self>,
         scales: FloatTensor<Self>,
@@ -263,7 +263,7 @@ pub trait PackedOps: Backend {
     }
 
     /// `input Ŵᵀ`, in the input's element type.
-    #[cfg_attr(feature = "cuda", fusion(default))]
+    #[fusion(default)]
     fn packed_linear(
         input: FloatTensor<Self>,
         codes: IntTensor<Self>,

@@ -3,6 +3,7 @@
 //! year: a change of meaning raises [`SCHEMA`].
 
 mod device;
+mod number;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ pub const SCHEMA: u32 = 1;
 
 /// The folder of a results folder that holds the records.
 pub const RUNS: &str = "runs";
+
+/// The folder of a results folder that holds the records of a search's trials, which no report mixes with the
+/// others.
+pub const TRIALS: &str = "trials";
 
 /// One run: a method on a task with a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,8 +133,11 @@ pub struct Measured {
     pub training: Training,
     /// Scores on the validation set, the main metric first.
     pub validation: Vec<Score>,
-    /// Scores on the test set, the main metric first; empty where there is none.
+    /// Scores on the test set, the main metric first; empty where there is none, and in a search's trials.
     pub test: Vec<Score>,
+    /// What became of the validation set when the method was merged into the base, one for each way to do so.
+    #[serde(default)]
+    pub merged: Vec<MergedLoss>,
     /// Seconds.
     pub time: Time,
     /// Bytes.
@@ -162,11 +170,41 @@ pub struct Training {
     /// The step whose weights were kept.
     pub best_step: u64,
     /// Mean training loss over the last tenth of the steps.
+    #[serde(deserialize_with = "number::or_nan")]
     pub final_loss: f64,
     /// Mean validation loss before the first step.
     pub validation_loss_before: Option<f64>,
     /// Mean validation loss of the weights that were kept.
+    #[serde(deserialize_with = "number::or_nan")]
     pub validation_loss_after: f64,
+    /// The trials that the learning rate was chosen by, in the order of the grid; none where it was given.
+    #[serde(default)]
+    pub searched: Option<Vec<Trial>>,
+}
+
+/// A trial of a search for the learning rate: training with one rate of the grid, looked at on validation alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// The trial's seed.
+    pub seed: u64,
+    /// The task's main metric on the validation set; none where the trial failed or it was no number.
+    pub validation: Option<f64>,
+    /// Mean validation loss; none where the trial failed or diverged: its rate cannot be chosen.
+    pub validation_loss: Option<f64>,
+}
+
+/// The validation set after merging the method into the base model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MergedLoss {
+    /// What it was merged into: `weights`, `zero points` or `re-quantised weights`.
+    pub into: String,
+    /// Mean validation loss of the merged model, to hold against [`Training::validation_loss_after`].
+    #[serde(deserialize_with = "number::or_nan")]
+    pub validation_loss: f64,
+    /// Its scores on the validation set, the main metric first.
+    pub validation: Vec<Score>,
 }
 
 /// A score on a split.
@@ -175,6 +213,7 @@ pub struct Score {
     /// The metric's name.
     pub metric: String,
     /// Its value.
+    #[serde(deserialize_with = "number::or_nan")]
     pub value: f64,
     /// Error from the finite number of items.
     pub standard_error: Option<f64>,
@@ -227,6 +266,9 @@ pub struct Memory {
     pub device_used: Option<u64>,
     /// What the allocator had reserved on the device at the end of training.
     pub device_reserved: Option<u64>,
+    /// The base model's weights at rest, whether dense or packed, with their scales and zero points.
+    #[serde(default)]
+    pub base_bytes: Option<u64>,
     /// Energy of the device while training, in joules.
     pub energy_joules: Option<f64>,
     /// Share of the training time in which the device ran a kernel, in percent, as NVML says.
@@ -343,20 +385,28 @@ impl Record {
         }
     }
 
-    /// Every record of the results folder `dir`, in the order of their file names.
+    /// Every record of the results folder `dir`, in the order of their file names; no trials.
     ///
     /// # Errors
     /// Where one cannot be read.
     pub fn read_all(dir: &Path) -> Result<Vec<(PathBuf, Self)>, RecordError> {
-        let runs = dir.join(RUNS);
-        let entries = match std::fs::read_dir(&runs) {
+        Self::read_folder(&dir.join(RUNS))
+    }
+
+    /// Every record in `folder`, [`RUNS`] or [`TRIALS`] of a results folder, in the order of their file names;
+    /// nothing where there is no such folder.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn read_folder(folder: &Path) -> Result<Vec<(PathBuf, Self)>, RecordError> {
+        let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(&runs, error)),
+            Err(error) => return Err(read_error(folder, error)),
         };
         let mut paths = Vec::new();
         for entry in entries {
-            let path = entry.map_err(|error| read_error(&runs, error))?.path();
+            let path = entry.map_err(|error| read_error(folder, error))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 paths.push(path);
             }

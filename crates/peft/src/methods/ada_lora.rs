@@ -1,0 +1,507 @@
+#![allow(non_snake_case, reason = "fields are named as in PEFT's files")]
+
+use burn::module::{Module, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
+use peftlab_layers::{
+    Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo,
+};
+use peftlab_ops::{cast_like, linear};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::low_rank::{QUERY_VALUE, attach, check_dropout, check_rank};
+use crate::{
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
+    adapters_mut,
+};
+
+/// AdaLoRA: triplets of a low-rank update compete for a budget of ranks that shrinks during training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaLora {
+    /// r₀, the rank of every update at the start.
+    pub init_rank: usize,
+    /// The mean rank of the updates at the end.
+    pub target_rank: usize,
+    /// α; the update is scaled by α/r₀.
+    pub alpha: f64,
+    /// Dropout on the input of the update.
+    pub dropout: f64,
+    /// Decay of the smoothed sensitivity.
+    pub beta1: f64,
+    /// Decay of the smoothed uncertainty.
+    pub beta2: f64,
+    /// Steps at the start in which no rank is taken away.
+    pub t_init: usize,
+    /// Steps at the end in which the ranks stay as they are.
+    pub t_final: usize,
+    /// Ranks are given out anew every so many steps.
+    pub delta_t: usize,
+    /// Steps that the three phases are planned for; those of the run if absent.
+    pub total_steps: Option<usize>,
+    /// γ, the weight of the term that keeps A and B orthogonal.
+    pub orthogonality: f64,
+    /// The form of that term.
+    pub orthogonality_form: OrthogonalityForm,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+}
+
+/// How far matrices are from orthogonal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrthogonalityForm {
+    /// The squared Frobenius norms of `A Aᵀ − I` and `Bᵀ B − I`, summed over all updates.
+    Paper,
+    /// The norms themselves, averaged over all matrices.
+    Peft,
+}
+
+impl Default for AdaLora {
+    fn default() -> Self {
+        Self {
+            init_rank: 12,
+            target_rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            beta1: 0.85,
+            beta2: 0.85,
+            t_init: 0,
+            t_final: 0,
+            delta_t: 1,
+            total_steps: None,
+            orthogonality: 0.1,
+            orthogonality_form: OrthogonalityForm::Paper,
+            target_modules: None,
+        }
+    }
+}
+
+impl AdaLora {
+    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+        check_rank("init_rank", self.init_rank)?;
+        check_rank("target_rank", self.target_rank)?;
+        check_dropout(self.dropout)?;
+        check_decay("beta1", self.beta1)?;
+        check_decay("beta2", self.beta2)?;
+        check_weight("orthogonality", self.orthogonality)?;
+        if self.target_rank > self.init_rank {
+            return Err(NotApplicable::new(format!(
+                "target_rank is {} and init_rank {}, but ranks are only taken away; raise init_rank",
+                self.target_rank, self.init_rank
+            )));
+        }
+        check_interval("delta_t", self.delta_t)?;
+        if let Some(total) = self.total_steps
+            && total <= self.t_init + self.t_final
+        {
+            return Err(NotApplicable::new(format!(
+                "total_steps is {total}, which t_init ({}) and t_final ({}) leave no step of in which ranks are \
+                 taken away; raise total_steps, or lower t_init or t_final",
+                self.t_init, self.t_final
+            )));
+        }
+        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+    }
+
+    fn scale(&self) -> f64 {
+        self.alpha / (self.init_rank as f64 + 1e-5)
+    }
+}
+
+/// An error where `value`, the setting `key`, is no decay of a running mean.
+pub(crate) fn check_decay(key: &str, value: f64) -> Result<(), NotApplicable> {
+    match (0.0..1.0).contains(&value) {
+        true => Ok(()),
+        false => Err(NotApplicable::new(format!("{key} is {value}; it must be at least 0 and below 1"))),
+    }
+}
+
+/// An error where `value`, the setting `key`, is no weight of a term of the loss.
+pub(crate) fn check_weight(key: &str, value: f64) -> Result<(), NotApplicable> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(()),
+        false => Err(NotApplicable::new(format!("{key} is {value}; it must be 0 or more"))),
+    }
+}
+
+/// An error where `steps`, the setting `key`, is no number of steps between two events.
+pub(crate) fn check_interval(key: &str, steps: usize) -> Result<(), NotApplicable> {
+    match steps {
+        0 => Err(NotApplicable::new(format!("{key} is 0 steps; use 1 or more"))),
+        _ => Ok(()),
+    }
+}
+
+impl Method for AdaLora {
+    const CARD: Card = Card {
+        name: "adalora",
+        title: "AdaLoRA",
+        family: Family::Reparameterized,
+        paper: "Zhang et al. 2023, arXiv 2303.10512",
+        summary: "y = x W + b + (α/r₀) drop(x) Aᵀ diag(E) Bᵀ with W frozen, A [r₀, in] and B [out, r₀] drawn \
+                  N(0, 0.02²) and E [r₀] zero. A term of the loss keeps A and B orthogonal; between t_init and the last \
+                  t_final steps the E of all but the b(t) most important triplets are set to zero, with b(t) falling \
+                  cubically from r₀ to target_rank a target, and importance the smoothed sensitivity |w ∂L/∂w| times \
+                  its uncertainty.",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[
+            ("init_rank", "12", "r₀, the rank of every update at the start"),
+            ("target_rank", "8", "the mean rank of the updates at the end"),
+            ("alpha", "8", "α; the update is scaled by α/r₀"),
+            ("dropout", "0", "dropout on the input of the update"),
+            ("beta1", "0.85", "decay of the smoothed sensitivity"),
+            ("beta2", "0.85", "decay of the smoothed uncertainty"),
+            ("t_init", "0", "steps at the start in which no rank is taken away"),
+            ("t_final", "0", "steps at the end in which the ranks stay as they are"),
+            ("delta_t", "1", "ranks are given out anew every so many steps"),
+            ("total_steps", "the run's steps", "steps that the three phases are planned for"),
+            ("orthogonality", "0.1", "γ, the weight of the term that keeps A and B orthogonal"),
+            (
+                "orthogonality_form",
+                "\"paper\"",
+                "\"paper\": squared Frobenius norms, summed; \"peft\": norms, averaged over all matrices",
+            ),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+        ],
+    };
+
+    fn label(&self) -> String {
+        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        format!("adalora r={}→{} {targets}", self.init_rank, self.target_rank)
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        let targets = self.targets(outline)?;
+        Ok(Count::all(targets.iter().map(|p| self.init_rank * (p.input + p.output + 1)).sum()))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        attach(model, &self.targets(outline)?, |projection| {
+            let ProjectionInfo { input, output, .. } = projection.info;
+            Ok(AdaLoraAdapter {
+                lora_A: init.normal(0.02, [self.init_rank, input]),
+                lora_E: init.constant(0.0, [self.init_rank, 1]),
+                lora_B: init.normal(0.02, [output, self.init_rank]),
+                scale: self.scale(),
+                dropout: self.dropout,
+            })
+        })
+    }
+
+    fn policy(&self, course: Course) -> Option<Box<dyn Policy>> {
+        Some(Box::new(Allocation {
+            schedule: Schedule::new(self, course.steps),
+            settings: self.clone(),
+            importance: Vec::new(),
+            kept: Vec::new(),
+        }))
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        if config["peft_type"] != "ADALORA" {
+            return Ok(None);
+        }
+        let unsupported = |key: &str| {
+            NotApplicable::new(format!("adapter_config.json: `{key}` = {} is not supported", config[key]))
+        };
+        let integer =
+            |key: &str| config[key].as_u64().map(|n| n as usize).ok_or_else(|| unsupported(key));
+        let number = |key: &str| config[key].as_f64().ok_or_else(|| unsupported(key));
+        for key in ["fan_in_fan_out", "lora_bias"] {
+            if config[key] == true {
+                return Err(unsupported(key));
+            }
+        }
+        if !(config["bias"].is_null() || config["bias"] == "none") {
+            return Err(unsupported("bias"));
+        }
+        // such a file holds tensors of another rank at every target
+        if !config["rank_pattern"].is_null() {
+            return Err(unsupported("rank_pattern"));
+        }
+        let init_rank = integer("init_r")?;
+        let alpha = number("lora_alpha")?;
+        Ok(Some(Self {
+            init_rank,
+            target_rank: integer("target_r")?,
+            alpha: if alpha > 0.0 { alpha } else { init_rank as f64 },
+            dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+            beta1: number("beta1")?,
+            beta2: number("beta2")?,
+            t_init: integer("tinit")?,
+            t_final: integer("tfinal")?,
+            delta_t: integer("deltaT")?,
+            total_steps: config["total_step"].as_u64().map(|steps| steps as usize),
+            orthogonality: number("orth_reg_weight")?,
+            orthogonality_form: OrthogonalityForm::Peft,
+            target_modules: Targets::from_peft(&config["target_modules"]),
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        Some(json!({
+            "peft_type": "ADALORA",
+            "init_r": self.init_rank,
+            "target_r": self.target_rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "tinit": self.t_init,
+            "tfinal": self.t_final,
+            "deltaT": self.delta_t,
+            // PEFT refuses a file without one, or with one that leaves no step between the phases
+            "total_step": self.total_steps.unwrap_or(self.t_init + self.t_final + 1),
+            "orth_reg_weight": self.orthogonality,
+            "target_modules": Targets::to_peft(&self.targets(outline).ok()?),
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "init_lora_weights": true,
+        }))
+    }
+}
+
+/// AdaLoRA's tensors at one projection, in PEFT's layout.
+#[derive(Module, Debug)]
+struct AdaLoraAdapter {
+    /// `[r₀, in]`
+    lora_A: Param<Tensor<2>>,
+    /// `[r₀, 1]`
+    lora_E: Param<Tensor<2>>,
+    /// `[out, r₀]`
+    lora_B: Param<Tensor<2>>,
+    #[module(skip)]
+    scale: f64,
+    #[module(skip)]
+    dropout: f64,
+}
+
+impl AdaLoraAdapter {
+    /// `[in, r₀]` and `[r₀, out]`, whose product is the update without its scale.
+    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
+        let scaled = self.lora_A.val() * self.lora_E.val();
+        (scaled.transpose(), self.lora_B.val().transpose())
+    }
+
+    /// Zeroes the values of E that are not `kept`.
+    fn mask(&mut self, kept: &[bool]) {
+        let values = self.lora_E.val().into_data();
+        let masked = values.iter::<f32>().zip(kept).map(|(value, kept)| if *kept { value } else { 0.0 });
+        let data = TensorData::new(masked.collect::<Vec<f32>>(), [kept.len(), 1]);
+        let trained = self.lora_E.is_require_grad();
+        self.lora_E = self.lora_E.clone().map(|old| {
+            Tensor::from_data(data, (&old.device(), old.dtype())).set_require_grad(trained)
+        });
+    }
+}
+
+impl ProjectionAdapter for AdaLoraAdapter {
+    fn forward(&self, input: Tensor<3>, inner: &Inner<'_>) -> Tensor<3> {
+        let (a, b) = self.factors();
+        let dropped = inner.context.dropout(input.clone(), self.dropout);
+        inner.forward(input) + linear(linear(dropped, a, None) * self.scale, b, None)
+    }
+
+    fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
+        let (a, b) = self.factors();
+        Some(weights.plus(a.matmul(b) * self.scale))
+    }
+}
+
+/// `‖A Aᵀ − I‖²` and `‖Bᵀ B − I‖²`, `[1]` each, for `a` `[r, in]` and `b` `[out, r]`.
+pub(crate) fn distances_from_orthogonal(a: Tensor<2>, b: Tensor<2>) -> [Tensor<1>; 2] {
+    [a.clone().matmul(a.transpose()), b.clone().transpose().matmul(b)].map(|gram| {
+        let eye = cast_like(Tensor::eye(gram.dims()[0], &gram.device()), &gram);
+        (gram - eye).square().sum()
+    })
+}
+
+/// When ranks are taken away, and how many.
+#[derive(Clone, Copy, Debug)]
+struct Schedule {
+    /// The last step before ranks are taken away.
+    start: usize,
+    /// The step after which the ranks stay.
+    end: usize,
+}
+
+impl Schedule {
+    /// A run that is too short for its phases keeps one step in which ranks are taken away.
+    fn new(settings: &AdaLora, steps: usize) -> Self {
+        let end = settings.total_steps.unwrap_or(steps).saturating_sub(settings.t_final).max(1);
+        Self { start: settings.t_init.min(end - 1), end }
+    }
+
+    /// Ranks that are left after `step`, from 1, of all of `initial`.
+    fn budget(self, step: usize, initial: usize, target: usize) -> usize {
+        if step <= self.start {
+            return initial;
+        }
+        if step >= self.end {
+            return target;
+        }
+        let left = 1.0 - (step - self.start) as f64 / (self.end - self.start) as f64;
+        ((initial as f64 - target as f64) * left.powf(3.0) + target as f64) as usize
+    }
+}
+
+/// The triplets that are kept for `budget` ranks: those above the score of the best one that is not. Equal scores go
+/// together.
+fn keep(scores: &[f32], budget: usize) -> Vec<bool> {
+    let Some(last) = scores.len().saturating_sub(budget).checked_sub(1) else {
+        return vec![true; scores.len()];
+    };
+    let mut sorted = scores.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    scores.iter().map(|score| *score > sorted[last]).collect()
+}
+
+/// The smoothed sensitivity of a tensor's values, and its smoothed deviation.
+struct Importance {
+    sensitivity: Tensor<2>,
+    uncertainty: Tensor<2>,
+}
+
+impl Importance {
+    fn score(&self) -> Tensor<2> {
+        self.sensitivity.clone() * self.uncertainty.clone()
+    }
+}
+
+/// Gives out ranks after every step.
+struct Allocation {
+    settings: AdaLora,
+    schedule: Schedule,
+    /// Of A, E and B at every target; empty before the first step, and after the last that takes ranks away.
+    importance: Vec<[Importance; 3]>,
+    /// Of all targets' triplets, the ones that are kept.
+    kept: Vec<bool>,
+}
+
+impl Allocation {
+    fn observe(&mut self, adapters: &[(&str, &mut AdaLoraAdapter)], gradients: &GradientsParams) {
+        let AdaLora { beta1, beta2, .. } = self.settings;
+        let mut before = std::mem::take(&mut self.importance).into_iter();
+        let observed = adapters.iter().map(|(_, adapter)| {
+            let mut before = before.next().into_iter().flatten();
+            [&adapter.lora_A, &adapter.lora_E, &adapter.lora_B].map(|param| {
+                let value = param.val().inner();
+                let now = match gradients.get::<2>(param.id) {
+                    Some(gradient) => (value * gradient).abs(),
+                    None => value.zeros_like(),
+                };
+                let Importance { sensitivity, uncertainty } = before.next().unwrap_or_else(|| Importance {
+                    sensitivity: now.zeros_like(),
+                    uncertainty: now.zeros_like(),
+                });
+                let sensitivity = sensitivity * beta1 + now.clone() * (1.0 - beta1);
+                let deviation = (now - sensitivity.clone()).abs();
+                Importance { sensitivity, uncertainty: uncertainty * beta2 + deviation * (1.0 - beta2) }
+            })
+        });
+        self.importance = observed.collect();
+    }
+
+    /// The score of every triplet: its E's, and the means of its row's of A and of its column's of B.
+    fn scores(&self) -> Vec<f32> {
+        let scores = self.importance.iter().map(|[a, e, b]| {
+            let rows = a.score().mean_dim(1);
+            let columns = b.score().mean_dim(0).transpose();
+            e.score() + (rows + columns)
+        });
+        Tensor::cat(scores.collect(), 0).into_data().iter::<f32>().collect()
+    }
+}
+
+impl Policy for Allocation {
+    fn extra_loss(&self, model: &mut Model) -> Option<Tensor<1>> {
+        if self.settings.orthogonality == 0.0 {
+            return None;
+        }
+        let distances: Vec<Tensor<1>> = adapters_mut::<AdaLoraAdapter>(model)
+            .into_iter()
+            .flat_map(|(_, adapter)| distances_from_orthogonal(adapter.lora_A.val(), adapter.lora_B.val()))
+            .collect();
+        if distances.is_empty() {
+            return None;
+        }
+        let distances = Tensor::cat(distances, 0);
+        let term = match self.settings.orthogonality_form {
+            OrthogonalityForm::Paper => distances.sum(),
+            // the root has no slope at zero
+            OrthogonalityForm::Peft => (distances + 1e-30).sqrt().mean(),
+        };
+        Some(term * self.settings.orthogonality)
+    }
+
+    fn after_step(&mut self, model: &mut Model, gradients: &GradientsParams, step: usize) {
+        let Schedule { start, end } = self.schedule;
+        let mut adapters = adapters_mut::<AdaLoraAdapter>(model);
+        if adapters.is_empty() {
+            return;
+        }
+        if step < end || (step == end && self.importance.is_empty()) {
+            self.observe(&adapters, gradients);
+        }
+        let allocates = step == end || (start < step && step < end && step % self.settings.delta_t == 0);
+        if allocates {
+            let scores = self.scores();
+            let target = self.settings.target_rank * adapters.len();
+            self.kept = keep(&scores, self.schedule.budget(step, scores.len(), target));
+        }
+        if step >= end {
+            self.importance.clear();
+        }
+        // the optimizer moves what was zeroed before, and after the last allocation it is zeroed every time
+        if (allocates || step > end) && !self.kept.is_empty() {
+            for ((_, adapter), kept) in adapters.iter_mut().zip(self.kept.chunks(self.settings.init_rank)) {
+                adapter.mask(kept);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_falls_along_a_cubic_from_all_ranks_to_the_target() {
+        let settings = AdaLora { t_init: 10, t_final: 20, ..AdaLora::default() };
+        let schedule = Schedule::new(&settings, 100);
+        let at = |step| schedule.budget(step, 48, 32);
+        assert_eq!([at(1), at(10)], [48, 48]);
+        // halfway 1/8 of the difference is left: 16 / 8 + 32; after 14 of 70 steps 0.8³, 8.192 + 32
+        assert_eq!([at(45), at(24)], [34, 40]);
+        assert_eq!([at(80), at(81), at(100)], [32, 32, 32]);
+        assert!((1..100).all(|step| at(step + 1) <= at(step)));
+    }
+
+    #[test]
+    fn a_run_that_is_too_short_for_its_phases_takes_ranks_away_all_the_same() {
+        let settings = AdaLora { t_init: 10, t_final: 20, ..AdaLora::default() };
+        for steps in [0, 1, 15, 30] {
+            let schedule = Schedule::new(&settings, steps);
+            assert!(schedule.start < schedule.end, "{schedule:?}");
+            assert_eq!(schedule.budget(schedule.end, 48, 32), 32);
+        }
+    }
+
+    #[test]
+    fn the_best_triplets_are_kept_and_all_of_them_where_the_budget_allows() {
+        assert_eq!(keep(&[0.3, 0.1, 0.4, 0.2], 2), [true, false, true, false]);
+        assert_eq!(keep(&[0.3, 0.1], 2), [true, true]);
+        assert_eq!(keep(&[0.3, 0.1], 5), [true, true]);
+        // those that are as good as the best one that is not kept go with it
+        assert_eq!(keep(&[0.3, 0.1, 0.1, 0.2], 3), [true, false, false, true]);
+    }
+}

@@ -1,0 +1,151 @@
+use burn::module::ParamGroup;
+use burn::optim::{AdamW, AdamWState, ModuleOptimizer, Optimizer};
+use burn::tensor::{Device, Tensor};
+use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::{Initializer, Model};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
+use crate::{AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// LoRA+: LoRA with a larger learning rate for B than for A.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraPlus {
+    /// r
+    pub rank: usize,
+    /// α; the update is scaled by α/r.
+    pub alpha: f64,
+    /// Dropout on the input of the update.
+    pub dropout: f64,
+    /// λ, B's learning rate over A's.
+    pub ratio: f64,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+}
+
+impl Default for LoraPlus {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, ratio: 16.0, target_modules: None }
+    }
+}
+
+impl LoraPlus {
+    fn low_rank(&self) -> LowRank<'_> {
+        LowRank {
+            rank: self.rank,
+            scale: self.alpha / self.rank as f64,
+            dropout: self.dropout,
+            targets: self.target_modules.as_ref(),
+            roles: &QUERY_VALUE,
+        }
+    }
+
+    fn check(&self) -> Result<(), NotApplicable> {
+        match self.ratio.is_finite() && self.ratio > 0.0 {
+            true => Ok(()),
+            false => Err(NotApplicable::new(format!(
+                "ratio is {}; it must be above 0, and is usually 1 or more",
+                self.ratio
+            ))),
+        }
+    }
+}
+
+/// Whether `parameter` is a vector: a bias of the task's head.
+fn is_vector(parameter: &ParamInfo) -> bool {
+    parameter.shape.len() == 1
+}
+
+impl Method for LoraPlus {
+    const CARD: Card = Card {
+        name: "lora-plus",
+        title: "LoRA+",
+        family: Family::Reparameterized,
+        paper: "Hayou et al. 2024, arXiv 2402.12354",
+        summary: "LoRA, y = x W + b + (α/r) drop(x) A B, with the learning rate η for A and λ η for B. As in its reference, \
+                  trained vectors, the biases of a task's head, go with B, updated by AdamW without weight decay.",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[
+            ("rank", "8", "r"),
+            ("alpha", "8", "α; the update is scaled by α/r"),
+            ("dropout", "0", "dropout on the input of the update"),
+            ("ratio", "16", "λ, B's learning rate over A's"),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+        ],
+    };
+
+    fn label(&self) -> String {
+        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        format!("lora-plus r={} ratio={} {targets}", self.rank, self.ratio)
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        self.check()?;
+        Ok(Count::all(self.low_rank().count(outline)?))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        self.check()?;
+        let low_rank = self.low_rank();
+        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+    }
+
+    fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
+        let is_b = parameter.name.ends_with("lora_B.weight");
+        if is_b || is_vector(parameter) { self.ratio } else { 1.0 }
+    }
+
+    fn optimizer(
+        &self,
+        optimizer: ModuleOptimizer,
+        constants: AdamConstants,
+        model: &Model,
+        _: &Outline,
+    ) -> ModuleOptimizer {
+        let infos = params::infos(model).into_iter();
+        let vectors: Vec<_> = infos.filter(|p| p.trained && is_vector(p)).map(|p| p.id).collect();
+        if vectors.is_empty() {
+            return optimizer;
+        }
+        let adamw = AdamConstants { weight_decay: 0.0, ..constants }.adamw();
+        optimizer.with_group(ParamGroup::from_ids(vectors), Undecayed { adamw, ratio: self.ratio }, None)
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        lora_config(&self.low_rank(), self.alpha, outline)
+    }
+}
+
+/// AdamW without weight decay at B's learning rate.
+#[derive(Clone)]
+struct Undecayed {
+    adamw: AdamW,
+    ratio: f64,
+}
+
+impl Optimizer for Undecayed {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        learning_rate: f64,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        self.adamw.step(learning_rate * self.ratio, tensor, gradient, state)
+    }
+
+    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
+        AdamW::to_device(state, device)
+    }
+}
