@@ -48,15 +48,22 @@ fn train(name: &str, settings: Value) -> Taken {
     let builder = Builder::new(Weights::Random { seed: 1 }, &device, DType::F32);
     let model = Model::new(build(&config, Head::LanguageModel, &builder).unwrap());
     let Attached { mut model, outline } = Attached::new(model, &*method, 1, &device).unwrap();
-    let base = model.sites().projections.iter().filter(|p| p.info.name.contains("layers")).map(|p| p.bytes()).sum();
+    let base =
+        model.sites().projections.iter().filter(|p| p.info.name.contains("layers")).map(|p| p.bytes()).sum();
     let before = live() - start;
 
     let ids: Vec<i64> = (0..32).map(|i| 1 + (i * 37) % 255).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 32]), &device);
     let input = ModelInput { input_ids: ids.clone(), padding: None, token_type_ids: None };
     let targets = Targets::Tokens(ids);
-    let mut stepper =
-        Stepper::new(&*method, &model, &outline, &OptimizerSpec::default(), None, Course { steps: 3, seed: 1 });
+    let mut stepper = Stepper::new(
+        &*method,
+        &model,
+        &outline,
+        &OptimizerSpec::default(),
+        None,
+        Course { steps: 3, seed: 1 },
+    );
     allocated::reset_peak();
     for _ in 0..3 {
         let mean = loss(model.forward(&input, Mode::Train), &targets).sum / 31.0;

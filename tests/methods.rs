@@ -57,9 +57,7 @@ fn input() -> ModelInput {
 fn targets(architecture: &str) -> Targets {
     match architecture {
         "llama" => Targets::Tokens(input().input_ids),
-        _ => {
-            Targets::Classes(Tensor::from_data(TensorData::new(vec![0i64, 2, 1], [3]), &device()))
-        }
+        _ => Targets::Classes(Tensor::from_data(TensorData::new(vec![0i64, 2, 1], [3]), &device())),
     }
 }
 
@@ -240,8 +238,7 @@ fn a_saved_adapter_gives_equal_logits_when_loaded() {
         let stored = |info: &params::ParamInfo| info.trained || trained.contains(&info.name);
         adapter::write(&params::tensors(&model, stored), &file).map_err(|error| error.to_string())?;
         let fresh = attach(architecture, method);
-        let loaded =
-            adapter::load(fresh.model, &fresh.outline, &file).map_err(|error| error.to_string())?;
+        let loaded = adapter::load(fresh.model, &fresh.outline, &file).map_err(|error| error.to_string())?;
         within("logits", largest(&logits(&model), &logits(&loaded)), 0.0)
     });
 }
@@ -395,7 +392,10 @@ fn one_layer_with_u_and_v_at_one_is_lora_on_each_projection() {
             let module = format!("bert.encoder.layer.{layer}.attention.self.{name}");
             let rows = b[part * width * rank..(part + 1) * width * rank].to_vec();
             copied.insert(format!("{module}.lora_A.weight"), values[&format!("tied_lora_A.{layer}")].clone());
-            copied.insert(format!("{module}.lora_B.weight"), HostTensor { shape: vec![width, rank], values: rows });
+            copied.insert(
+                format!("{module}.lora_B.weight"),
+                HostTensor { shape: vec![width, rank], values: rows },
+            );
         }
     }
     let head = values.iter().filter(|(name, _)| name.starts_with("classifier"));

@@ -40,6 +40,12 @@ impl Attached {
         Ok(Self { model, outline })
     }
 
+    /// Bytes of the base model as it is kept.
+    pub fn base_bytes(&mut self) -> usize {
+        let Self { model, outline } = self;
+        model.base_bytes(|info| outline.has(&info.name))
+    }
+
     /// The names of the frozen tensors that the method brought along.
     pub fn buffers(&self) -> HashSet<String> {
         let infos = params::infos(&self.model).into_iter();

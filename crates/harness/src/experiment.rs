@@ -116,6 +116,8 @@ pub struct TrainingSpec {
     pub patience: Option<usize>,
     /// Whether the validation loss is measured before the first step, too.
     pub evaluate_start: bool,
+    /// Whether the validation loss of the merged model is measured, too, where the method can be merged.
+    pub evaluate_merged: bool,
     /// Examples in a forward pass of an evaluation.
     pub evaluate_batch_size: usize,
     /// Steps left out of the timing, for the first ones are slower.
@@ -139,6 +141,7 @@ impl Default for TrainingSpec {
             evaluate_every: None,
             patience: None,
             evaluate_start: true,
+            evaluate_merged: false,
             evaluate_batch_size: 64,
             timing_warmup_steps: 3,
         }

@@ -9,10 +9,10 @@ use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
-use peftlab_peft::DynMethod;
+use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
-    Checks, Environment, Measured, Memory, ModelInfo, Record, SCHEMA, Score, Spread, Status, Step, TaskInfo,
-    Time, Training, predictions_path, steps_path, write_table,
+    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, Spread, Status,
+    Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
 };
 use peftlab_tasks::{Metric, Split, TaskData, score};
 use sha2::{Digest, Sha256};
@@ -173,8 +173,9 @@ impl Run<'_> {
         let phase = |name: &str| switch(&mut timeline.borrow_mut(), name);
         phase("load")?;
         let device = self.scorer.plan.device.tensors.clone().autodiff();
-        let (attached, step0_difference) = self.attach(&device)?;
+        let (mut attached, step0_difference) = self.attach(&device)?;
         self.check_count(&attached)?;
+        let base_bytes = attached.base_bytes() as u64;
         let feeder = self.scorer.feeder(&device);
         let fingerprints = params::fingerprints(&attached.model);
         let mut validation_loss = |model: &Model| -> Result<f64, HarnessError> {
@@ -211,6 +212,7 @@ impl Run<'_> {
         // a trial chooses by validation: it never sees the test set
         let test = self.scorer.data.test.as_ref().filter(|_| !self.cell.trial);
         let test = test.map(|split| self.scorer.evaluate(&valid, split, &feeder));
+        let merged = self.merged(&valid, &feeder)?;
         phase("end")?;
 
         let summary = timeline.borrow().summary();
@@ -218,14 +220,43 @@ impl Run<'_> {
             training: self.training_record(&history, before, validation.loss),
             validation: self.scorer.scores(&validation),
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
-            merged: Vec::new(),
+            merged,
             time: self.time(&history, &summary),
-            memory: memory(&summary, on_device),
+            memory: Memory { base_bytes: Some(base_bytes), ..memory(&summary, on_device) },
             checks: Checks { frozen_unchanged, trained_changed, step0_difference },
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
         Ok(Outcome { model, trained, history, evaluation: test.unwrap_or(validation), measured })
+    }
+
+    /// Validation with the method merged, in every way that there is, if the experiment asks for it.
+    fn merged(&self, model: &Model, feeder: &Feeder) -> Result<Vec<MergedLoss>, HarnessError> {
+        let into = match self.method().card().merge {
+            MergeKind::Exact => "weights",
+            MergeKind::ZeroPoints => "zero points",
+            MergeKind::Already | MergeKind::No => return Ok(Vec::new()),
+        };
+        if !self.scorer.training.evaluate_merged || self.cell.trial {
+            return Ok(Vec::new());
+        }
+        let failed = |place: String| {
+            let label = &self.cell.label;
+            HarnessError::Failed(format!("`{label}` cannot be merged at {place}, though its card says so"))
+        };
+        let evaluated = |into: &str, model: &Model| {
+            let evaluation = self.scorer.evaluate(model, &self.scorer.data.validation, feeder);
+            let (loss, validation) = (evaluation.loss, self.scorer.scores(&evaluation));
+            MergedLoss { into: into.to_owned(), validation_loss: loss, validation }
+        };
+        let mut merged = model.clone();
+        merged.merge().map_err(failed)?;
+        let mut all = vec![evaluated(into, &merged)];
+        let mut packed = model.clone();
+        if packed.merge_packed().map_err(failed)? > 0 {
+            all.push(evaluated("re-quantised weights", &packed));
+        }
+        Ok(all)
     }
 
     fn method(&self) -> &dyn DynMethod {

@@ -47,12 +47,7 @@ impl Stepper {
     }
 
     /// The model after a step along `gradients`.
-    pub fn step(
-        &mut self,
-        learning_rate: f64,
-        mut model: Model,
-        mut gradients: GradientsParams,
-    ) -> Model {
+    pub fn step(&mut self, learning_rate: f64, mut model: Model, mut gradients: GradientsParams) -> Model {
         if let Some(limit) = self.max_grad_norm {
             (gradients, _) = clip_global_norm(gradients, &model, limit);
         }

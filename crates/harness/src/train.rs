@@ -246,9 +246,9 @@ impl Trainer<'_> {
             )));
         }
         let model = stepper.step(learning_rate, model, accumulator.grads());
-        device.sync().map_err(|error| {
-            HarnessError::Failed(format!("the device failed at step {step}: {error:?}"))
-        })?;
+        device
+            .sync()
+            .map_err(|error| HarnessError::Failed(format!("the device failed at step {step}: {error:?}")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (step, tokens, used_bytes) = (step as u64 + 1, tokens as u64, device::used_bytes(device));
         Ok((model, Step { step, loss: value, learning_rate, seconds, tokens, used_bytes }))

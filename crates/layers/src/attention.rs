@@ -67,11 +67,7 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// The part of the batch and the positions that `part` makes of a tensor `[batch, heads, length, head]`, with the
     /// mask that belongs to it: `padding` `[batch, length]`, true at padded keys.
-    pub fn over(
-        &self,
-        part: impl Fn(Tensor<4>) -> Tensor<4>,
-        padding: Option<Tensor<2, Bool>>,
-    ) -> Tensor<4> {
+    pub fn over(&self, part: impl Fn(Tensor<4>) -> Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<4> {
         let [query, keys, values] = [&self.query, &self.keys, &self.values].map(|t| part(t.clone()));
         let mask = AttentionMask { causal: self.mask.causal, padding };
         let mask = mask.build(query.dims()[2], 0, &query.device());

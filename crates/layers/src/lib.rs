@@ -12,11 +12,11 @@ mod plain;
 mod projection;
 mod sites;
 
+pub use attention::{Attention, AttentionAdapter, AttentionMask, AttentionSite, KeysValues};
 pub use build::{BuildError, Builder, Init, Initializer, Weights, name_hash};
 pub use context::{Context, Mode, ModelInput, Output};
 pub use erased::{Attached, ErasedMapper, ErasedModule, ErasedVisitor, Kind};
 pub use model::Model;
-pub use attention::{Attention, AttentionAdapter, AttentionMask, AttentionSite, KeysValues};
 pub use plain::{Embedding, LayerNorm, Linear, RmsNorm};
 pub use projection::{Inner, Merged, Projection, ProjectionAdapter, ProjectionInfo, Role, Weight};
 pub use sites::{

@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 
+use crate::attention::AttentionSite;
 use crate::context::{Context, Mode, ModelInput, Output};
 use crate::erased::Attached;
-use crate::attention::AttentionSite;
 use crate::params::{self, ParamInfo};
 use crate::projection::{Projection, ProjectionInfo};
 use crate::sites::{Backbone, Dimensions, ModelAdapter, Sites};

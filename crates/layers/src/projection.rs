@@ -113,7 +113,9 @@ impl Projection {
         match (&self.weight, &self.packed) {
             (_, Some(packed)) => Weight::Packed(packed.clone()),
             (Some(weight), None) => Weight::Dense(weight.val()),
-            (None, None) => unreachable!("a projection has a weight: whatever takes it away puts another there"),
+            (None, None) => {
+                unreachable!("a projection has a weight: whatever takes it away puts another there")
+            }
         }
     }
 

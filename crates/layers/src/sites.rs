@@ -163,4 +163,3 @@ pub trait Backbone: ErasedModule {
 }
 
 dyn_clone::clone_trait_object!(Backbone);
-

@@ -129,9 +129,7 @@ impl<B: BasisOps, C: CheckpointStrategy> BasisOps for Autodiff<B, C> {
 
         let node = coefficients.node();
         match Combine.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                prep.finish(stream, B::combine(coefficients.into_primitive(), stream))
-            }
+            OpsKind::Tracked(prep) => prep.finish(stream, B::combine(coefficients.into_primitive(), stream)),
             OpsKind::UnTracked(prep) => prep.finish(B::combine(coefficients.into_primitive(), stream)),
         }
     }

@@ -134,12 +134,13 @@ pub fn quantise_groups(values: &[f32], group: usize) -> Grouped {
     let (mut scales, mut zeros) = (Vec::with_capacity(groups), Vec::with_capacity(groups));
     let mut codes = Vec::with_capacity(values.len() + 1);
     for part in values.chunks(group) {
-        let (low, high) = part
-            .iter()
-            .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
+        let (low, high) = part.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        });
         let scale = if high > low { (high - low) / 15.0 } else { 1.0 };
         let zero = -low / scale;
-        codes.extend(part.iter().map(|value| (value / scale + zero).round_ties_even().clamp(0.0, 15.0) as u8));
+        codes
+            .extend(part.iter().map(|value| (value / scale + zero).round_ties_even().clamp(0.0, 15.0) as u8));
         scales.push(scale);
         zeros.push(zero);
     }

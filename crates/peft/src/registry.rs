@@ -50,14 +50,20 @@ impl Registry {
     pub fn standard() -> Self {
         let mut registry = Self::empty();
         registry.add::<methods::Full>();
+        registry.add::<methods::GaLore>();
         registry.add::<methods::HeadOnly>();
         registry.add::<methods::BitFit>();
         registry.add::<methods::LnTuning>();
         registry.add::<methods::Lora>();
         registry.add::<methods::RsLora>();
+        registry.add::<methods::LoraPlus>();
+        registry.add::<methods::LoraFa>();
         registry.add::<methods::Dora>();
         registry.add::<methods::Pissa>();
         registry.add::<methods::Olora>();
+        registry.add::<methods::AdaLora>();
+        registry.add::<methods::IncreLora>();
+        registry.add::<methods::DyLora>();
         registry.add::<methods::QLora>();
         registry.add::<methods::LoftQ>();
         registry.add::<methods::QaLora>();

@@ -3,9 +3,7 @@
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
-use peftlab_layers::{
-    Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo,
-};
+use peftlab_layers::{Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo};
 use peftlab_ops::{cast_like, linear};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -213,8 +211,7 @@ impl Method for AdaLora {
         let unsupported = |key: &str| {
             NotApplicable::new(format!("adapter_config.json: `{key}` = {} is not supported", config[key]))
         };
-        let integer =
-            |key: &str| config[key].as_u64().map(|n| n as usize).ok_or_else(|| unsupported(key));
+        let integer = |key: &str| config[key].as_u64().map(|n| n as usize).ok_or_else(|| unsupported(key));
         let number = |key: &str| config[key].as_f64().ok_or_else(|| unsupported(key));
         for key in ["fan_in_fan_out", "lora_bias"] {
             if config[key] == true {
@@ -298,9 +295,10 @@ impl AdaLoraAdapter {
         let masked = values.iter::<f32>().zip(kept).map(|(value, kept)| if *kept { value } else { 0.0 });
         let data = TensorData::new(masked.collect::<Vec<f32>>(), [kept.len(), 1]);
         let trained = self.lora_E.is_require_grad();
-        self.lora_E = self.lora_E.clone().map(|old| {
-            Tensor::from_data(data, (&old.device(), old.dtype())).set_require_grad(trained)
-        });
+        self.lora_E = self
+            .lora_E
+            .clone()
+            .map(|old| Tensor::from_data(data, (&old.device(), old.dtype())).set_require_grad(trained));
     }
 }
 
@@ -320,7 +318,7 @@ impl ProjectionAdapter for AdaLoraAdapter {
 /// `‖A Aᵀ − I‖²` and `‖Bᵀ B − I‖²`, `[1]` each, for `a` `[r, in]` and `b` `[out, r]`.
 pub(crate) fn distances_from_orthogonal(a: Tensor<2>, b: Tensor<2>) -> [Tensor<1>; 2] {
     [a.clone().matmul(a.transpose()), b.clone().transpose().matmul(b)].map(|gram| {
-        let eye = cast_like(Tensor::eye(gram.dims()[0], &gram.device()), &gram);
+        let eye = cast_like(Tensor::<2>::eye(gram.dims()[0], &gram.device()), &gram);
         (gram - eye).square().sum()
     })
 }
@@ -452,7 +450,8 @@ impl Policy for Allocation {
         if step < end || (step == end && self.importance.is_empty()) {
             self.observe(&adapters, gradients);
         }
-        let allocates = step == end || (start < step && step < end && step % self.settings.delta_t == 0);
+        let allocates =
+            step == end || (start < step && step < end && step.is_multiple_of(self.settings.delta_t));
         if allocates {
             let scores = self.scores();
             let target = self.settings.target_rank * adapters.len();

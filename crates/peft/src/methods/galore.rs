@@ -9,9 +9,11 @@ use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 
 use super::ada_lora::check_interval;
-use super::decomposition::{Decomposition, balanced};
+use super::decomposition::{Decomposition, leading, tensor};
 use super::low_rank::{BLOCKS, check_rank};
-use crate::{AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::{
+    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
+};
 
 /// GaLore: full fine-tuning with Adam's moments in a low-rank subspace of the gradient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,7 +62,11 @@ impl Method for GaLore {
             ("rank", "8", "r, the dimensions that are left of a gradient's shorter side"),
             ("update_every", "200", "T; the subspace is chosen anew every so many steps"),
             ("scale", "0.25", "α, the factor on the learning rate of projected weights"),
-            ("iterations", "none", "rounds of randomised subspace iteration, in place of a full decomposition"),
+            (
+                "iterations",
+                "none",
+                "rounds of randomised subspace iteration, in place of a full decomposition",
+            ),
             ("target_modules", "all of the blocks", "names, a regular expression, or \"all-linear\""),
         ],
     };
@@ -122,11 +128,9 @@ impl Projected {
         let [input, output] = gradient.dims();
         let rank = self.rank.min(input).min(output);
         let mut init = Initializer::new(0, &gradient.device());
-        let (a, b) = balanced(gradient, rank, 1.0, self.how, &mut init);
-        let vectors = if on_the_left([input, output]) { a } else { b.transpose() };
-        // they come with the root of their singular value as length, which may be zero
-        let lengths = vectors.clone().square().sum_dim(0).sqrt().clamp_min(f32::MIN_POSITIVE);
-        vectors / lengths
+        let found = leading(&gradient, rank, self.how, &mut init);
+        let vectors = if on_the_left([input, output]) { found.u } else { found.v };
+        tensor(&vectors, &gradient.device())
     }
 }
 
@@ -150,9 +154,11 @@ impl Optimizer for Projected {
         let [input, output] = dims[..] else {
             unreachable!("only the weights of projections are in this optimizer's group")
         };
-        let gradient: Tensor<2> = gradient.reshape([input, output]).cast(DType::F32);
+        let gradient: Tensor<2> = gradient.reshape::<2, _>([input, output]).cast(DType::F32);
         let (basis, moments) = match state {
-            Some(ProjectedState { moments, .. }) if moments.momentum.time % self.update_every == 0 => {
+            Some(ProjectedState { moments, .. })
+                if moments.momentum.time.is_multiple_of(self.update_every) =>
+            {
                 (self.basis(gradient.clone()), Some(moments))
             }
             Some(ProjectedState { basis, moments }) => (basis, Some(moments)),
@@ -169,14 +175,14 @@ impl Optimizer for Projected {
             true => basis.clone().matmul(update),
             false => update.matmul(basis.clone().transpose()),
         };
-        let update = cast_like((update * (learning_rate * self.scale)).reshape(dims), &tensor);
+        let update = cast_like((update * (learning_rate * self.scale)).reshape::<D, _>(dims), &tensor);
         let tensor = tensor * (1.0 - learning_rate * self.weight_decay) + update;
         (tensor, moments.map(|moments| ProjectedState { basis, moments }))
     }
 
     fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
         let ProjectedState { basis, moments } = state;
-        ProjectedState { basis: basis.to_device(device), moments: AdamW::to_device(moments, device) }
+        ProjectedState { basis: basis.to_device(device), moments: AdamW::to_device::<2>(moments, device) }
     }
 }
 
@@ -239,7 +245,7 @@ mod tests {
             assert_eq!(basis.dims(), [side, rank]);
             assert_eq!(adam.momentum.moment_1.dims(), moments);
             let gram = basis.clone().transpose().matmul(basis);
-            let error = (gram - Tensor::eye(rank, &Device::flex())).abs().max().into_scalar::<f32>();
+            let error = (gram - Tensor::<2>::eye(rank, &Device::flex())).abs().max().into_scalar::<f32>();
             assert!(error < 1e-5, "{shape:?}: {error}");
         }
     }

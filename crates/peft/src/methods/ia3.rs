@@ -1,6 +1,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peftlab_layers::{Attached, Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role};
+use peftlab_layers::{
+    Attached, Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role,
+};
 use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -78,7 +78,7 @@ fn alternate(
             packed = Packed::quantise(&rest.transpose(), scheme);
         }
         let lost = weight.clone() - packed.unpack().transpose();
-        factors = Some(balanced(lost, rank, scale, Decomposition::Exact, init));
+        factors = Some(balanced(&lost, rank, scale, Decomposition::Exact, init));
     }
     (packed, factors)
 }
@@ -99,7 +99,11 @@ impl Method for LoftQ {
             ("rank", "16", "r"),
             ("alpha", "16", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
-            ("target_modules", "every linear of the blocks", "names, a regular expression, or \"all-linear\""),
+            (
+                "target_modules",
+                "every linear of the blocks",
+                "names, a regular expression, or \"all-linear\"",
+            ),
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "false", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),
@@ -133,9 +137,11 @@ impl Method for LoftQ {
         pack_blocks(model, scheme);
         low_rank.attach(model, outline, |projection| {
             let start = low_rank.init(&projection.info, init);
-            let weight = dense.iter().find(|(name, _)| *name == projection.info.name).map(|(_, weight)| weight);
+            let weight =
+                dense.iter().find(|(name, _)| *name == projection.info.name).map(|(_, weight)| weight);
             let Some(weight) = weight else { return start };
-            let (packed, factors) = alternate(weight, self.rank, low_rank.scale, scheme, self.iterations, init);
+            let (packed, factors) =
+                alternate(weight, self.rank, low_rank.scale, scheme, self.iterations, init);
             projection.set_packed(packed);
             let Some((a, b)) = factors else { return start };
             LoraAdapter {

@@ -82,7 +82,9 @@ impl LongLora {
         }
         if !(self.group_ratio > 0.0 && self.group_ratio <= 1.0) {
             let ratio = self.group_ratio;
-            return Err(NotApplicable::new(format!("group_ratio is {ratio}; it must be above 0 and at most 1")));
+            return Err(NotApplicable::new(format!(
+                "group_ratio is {ratio}; it must be above 0 and at most 1"
+            )));
         }
         if !(self.position_factor.is_finite() && self.position_factor >= 1.0) {
             let factor = self.position_factor;
@@ -151,10 +153,8 @@ impl Method for LongLora {
         }
         if self.attention != Pattern::Full {
             for site in sites.attentions {
-                let sparse = SparseAttention {
-                    ratio: self.group_ratio,
-                    rolled: self.attention == Pattern::Rolled,
-                };
+                let sparse =
+                    SparseAttention { ratio: self.group_ratio, rolled: self.attention == Pattern::Rolled };
                 site.adapters.push(Attached::new(Box::new(sparse)));
             }
         }
@@ -207,10 +207,9 @@ fn runs(length: usize, first: usize, group: usize) -> Vec<Run> {
     let rest = length - first - whole * group;
     let runs = match first == group {
         true => vec![Run { start: 0, length: group, count: whole + 1 }],
-        false => vec![
-            Run { start: 0, length: first, count: 1 },
-            Run { start: first, length: group, count: whole },
-        ],
+        false => {
+            vec![Run { start: 0, length: first, count: 1 }, Run { start: first, length: group, count: whole }]
+        }
     };
     let last = Run { start: length - rest, length: rest, count: 1 };
     runs.into_iter().chain([last]).filter(|run| run.length * run.count > 0).collect()
@@ -225,9 +224,12 @@ fn groups(tensor: Tensor<4>, run: Run) -> Tensor<4> {
     if count == 1 {
         return part;
     }
-    part.reshape([batch, heads, count, length, head])
-        .swap_dims(1, 2)
-        .reshape([batch * count, heads, length, head])
+    part.reshape([batch, heads, count, length, head]).swap_dims(1, 2).reshape([
+        batch * count,
+        heads,
+        length,
+        head,
+    ])
 }
 
 /// [`groups`] undone.
@@ -237,10 +239,12 @@ fn ungroup(tensor: Tensor<4>, run: Run) -> Tensor<4> {
     if count == 1 {
         return tensor;
     }
-    tensor
-        .reshape([rows / count, count, heads, length, head])
-        .swap_dims(1, 2)
-        .reshape([rows / count, heads, count * length, head])
+    tensor.reshape([rows / count, count, heads, length, head]).swap_dims(1, 2).reshape([
+        rows / count,
+        heads,
+        count * length,
+        head,
+    ])
 }
 
 /// `tensor` with its positions, dimension `dim`, moved by `by` to the front, and what falls off there put at the end.
@@ -250,10 +254,7 @@ fn rolled<const D: usize, K: burn::tensor::kind::Basic>(
     by: usize,
 ) -> Tensor<D, K> {
     let length = tensor.dims()[dim];
-    Tensor::cat(
-        vec![tensor.clone().narrow(dim, by, length - by), tensor.narrow(dim, 0, by)],
-        dim,
-    )
+    Tensor::cat(vec![tensor.clone().narrow(dim, by, length - by), tensor.narrow(dim, 0, by)], dim)
 }
 
 impl SparseAttention {

@@ -1,9 +1,10 @@
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor, TensorData};
-use peftlab_layers::{Initializer, Linear, Model};
+use burn::tensor::Tensor;
+use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::decomposition::{Svd, columns, svd, tensor};
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE, lora_config};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
@@ -85,9 +86,9 @@ impl Method for LoraFa {
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
         low_rank.attach(model, outline, |projection| {
-            let LoraAdapter { lora_A, lora_B, scale, dropout } = low_rank.init(&projection.info, init);
-            let lora_A = Linear { weight: lora_A.weight.set_require_grad(false), bias: None };
-            LoraAdapter { lora_A, lora_B, scale, dropout }
+            let mut adapter = low_rank.init(&projection.info, init);
+            adapter.lora_A.weight = adapter.lora_A.weight.set_require_grad(false);
+            adapter
         })
     }
 
@@ -106,28 +107,28 @@ struct Precondition {
     inverses: Vec<Tensor<2>>,
 }
 
-/// `(s⁻² (Aᵀ A + 1e-8 I)⁻¹)` `[r, r]` for `a` `[in, r]`: the pseudo-inverse, where A has less than full rank.
-fn inverse(a: Tensor<2>, scale: f64) -> Tensor<2> {
+/// `s⁻² (Aᵀ A + 1e-8 I)⁻¹`, `[r, r]`, for `a` `[in, r]`: the pseudo-inverse, where A has less than full rank.
+fn inverse(a: &Tensor<2>, scale: f64) -> Tensor<2> {
+    let columns = columns(a);
+    // the singular values of Aᵀ A are the squares of A's, and its vectors A's right ones
+    let Svd { s, v, .. } = svd(&columns);
+    let squares: Vec<f64> = s.iter().map(|s| s * s + 1e-8).collect();
+    let smallest = s.len() as f64 * f64::from(f32::EPSILON) * squares.first().copied().unwrap_or(0.0);
+    let factors =
+        squares.iter().map(|square| if *square > smallest { 1.0 / (square * scale * scale) } else { 0.0 });
+    let scaled = v.iter().zip(factors).map(|(v, factor)| v.iter().map(|value| value * factor).collect());
     let device = a.device();
-    let gram = a.clone().transpose().matmul(a).cast(DType::F32);
-    let rank = gram.dims()[0];
-    let (u, s, vt) = burn::linalg::svd::<2, 1>(gram + Tensor::<2>::eye(rank, &device) * 1e-8, 100);
-    let singular: Vec<f32> = s.into_data().iter::<f32>().collect();
-    let smallest = rank as f32 * f32::EPSILON * singular.first().copied().unwrap_or(0.0);
-    let inverted = singular
-        .iter()
-        .map(|value| if *value > smallest { (1.0 / (f64::from(*value) * scale * scale)) as f32 } else { 0.0 });
-    let inverted = TensorData::new(inverted.collect::<Vec<f32>>(), [1, rank]);
-    let inverted = Tensor::<2>::from_data(inverted, (&device, DType::F32));
-    (vt.transpose() * inverted).matmul(u.transpose())
+    tensor(&scaled.collect(), &device).matmul(tensor(&v, &device).transpose())
 }
 
 impl Policy for Precondition {
     fn gradients(&mut self, model: &mut Model, mut gradients: GradientsParams) -> GradientsParams {
         let adapters = adapters_mut::<LoraAdapter>(model);
         if self.inverses.is_empty() {
-            let of = |adapter: &LoraAdapter| inverse(adapter.lora_A.weight.val().inner(), adapter.scale);
-            self.inverses = adapters.iter().map(|(_, adapter)| of(adapter)).collect();
+            let of = |(_, adapter): &(&str, &mut LoraAdapter)| {
+                inverse(&adapter.lora_A.weight.val().inner(), adapter.scale)
+            };
+            self.inverses = adapters.iter().map(of).collect();
         }
         for ((_, adapter), inverse) in adapters.iter().zip(&self.inverses) {
             let id = adapter.lora_B.weight.id;

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
-use crate::{AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::{
+    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
+};
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,6 +148,6 @@ impl Optimizer for Undecayed {
     }
 
     fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
-        AdamW::to_device(state, device)
+        AdamW::to_device::<D>(state, device)
     }
 }

@@ -15,15 +15,8 @@ use crate::{NotApplicable, Outline, Targets};
 pub(crate) const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
 
 /// Every linear of the blocks.
-pub(crate) const BLOCKS: [Role; 7] = [
-    Role::Query,
-    Role::Key,
-    Role::Value,
-    Role::AttentionOutput,
-    Role::Gate,
-    Role::Up,
-    Role::Down,
-];
+pub(crate) const BLOCKS: [Role; 7] =
+    [Role::Query, Role::Key, Role::Value, Role::AttentionOutput, Role::Gate, Role::Up, Role::Down];
 
 /// The settings that LoRA and its variants have in common.
 pub(crate) struct LowRank<'a> {
@@ -91,9 +84,9 @@ pub(crate) fn attach<A: ProjectionAdapter + 'static>(
 /// An error where `rank`, the setting `key`, leaves nothing to train.
 pub(crate) fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
     match rank {
-        0 => Err(NotApplicable::new(format!(
-            "{key} is 0, and there would be nothing to train; use 1 or more"
-        ))),
+        0 => {
+            Err(NotApplicable::new(format!("{key} is 0, and there would be nothing to train; use 1 or more")))
+        }
         _ => Ok(()),
     }
 }
@@ -102,9 +95,7 @@ pub(crate) fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
 pub(crate) fn check_dropout(dropout: f64) -> Result<(), NotApplicable> {
     match (0.0..1.0).contains(&dropout) {
         true => Ok(()),
-        false => {
-            Err(NotApplicable::new(format!("dropout is {dropout}; it must be at least 0 and below 1")))
-        }
+        false => Err(NotApplicable::new(format!("dropout is {dropout}; it must be at least 0 and below 1"))),
     }
 }
 

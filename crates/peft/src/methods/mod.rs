@@ -1,16 +1,22 @@
 //! One file a method.
 
+mod ada_lora;
 mod bitfit;
 mod bottleneck;
 mod decomposition;
 mod dora;
+mod dylora;
 mod full;
+mod galore;
 mod head_only;
 mod ia3;
+mod incre_lora;
 mod ln_tuning;
 mod loftq;
 mod longlora;
 mod lora;
+mod lora_fa;
+mod lora_plus;
 mod low_rank;
 mod olora;
 mod pissa;
@@ -21,16 +27,22 @@ mod qlora;
 mod rslora;
 mod tied_lora;
 
+pub use ada_lora::AdaLora;
 pub use bitfit::BitFit;
 pub use bottleneck::{Houlsby, Parallel, Pfeiffer};
 pub use dora::Dora;
+pub use dylora::DyLora;
 pub use full::Full;
+pub use galore::GaLore;
 pub use head_only::HeadOnly;
 pub use ia3::Ia3;
+pub use incre_lora::IncreLora;
 pub use ln_tuning::LnTuning;
 pub use loftq::LoftQ;
 pub use longlora::{LongLora, Pattern};
 pub use lora::{Lora, LoraBias};
+pub use lora_fa::LoraFa;
+pub use lora_plus::LoraPlus;
 pub use olora::Olora;
 pub use pissa::Pissa;
 pub use prefix_tuning::PrefixTuning;

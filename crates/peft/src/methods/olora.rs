@@ -3,9 +3,9 @@ use peftlab_layers::{Initializer, Linear, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::decomposition::orthogonal;
-use super::pissa::wide_enough;
+use super::decomposition::leading_qr;
 use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
+use super::pissa::wide_enough;
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
 
 /// OLoRA: LoRA that starts from the weight's QR decomposition, whose first columns are taken off the frozen weight.
@@ -78,10 +78,8 @@ impl Method for Olora {
         let _ = init;
         low_rank.attach(model, outline, |projection| {
             let weight = projection.weight();
-            let [input, output] = weight.dims();
-            let (q, r) = orthogonal(weight.clone().transpose());
-            let a = r.slice([0..self.rank, 0..input]).transpose();
-            let b = q.slice([0..output, 0..self.rank]).transpose();
+            let (q, r) = leading_qr(&weight.clone().transpose(), self.rank);
+            let (a, b) = (r.transpose(), q.transpose());
             let dtype = weight.dtype();
             let taken = a.clone().matmul(b.clone()) * low_rank.scale;
             projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));

@@ -72,7 +72,11 @@ impl Method for Pissa {
             ("alpha", "8", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
-            ("iterations", "none", "rounds of randomised subspace iteration, in place of a full decomposition"),
+            (
+                "iterations",
+                "none",
+                "rounds of randomised subspace iteration, in place of a full decomposition",
+            ),
         ],
     };
 
@@ -95,7 +99,7 @@ impl Method for Pissa {
         let how = self.iterations.map_or(Decomposition::Exact, Decomposition::Randomised);
         low_rank.attach(model, outline, |projection| {
             let weight = projection.weight();
-            let (a, b) = balanced(weight.clone(), self.rank, low_rank.scale, how, init);
+            let (a, b) = balanced(&weight, self.rank, low_rank.scale, how, init);
             let dtype = weight.dtype();
             let taken = a.clone().matmul(b.clone()) * low_rank.scale;
             projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));

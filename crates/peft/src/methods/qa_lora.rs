@@ -43,14 +43,7 @@ pub enum Pool {
 
 impl Default for QaLora {
     fn default() -> Self {
-        Self {
-            rank: 64,
-            alpha: 16.0,
-            dropout: 0.0,
-            target_modules: None,
-            group_size: 32,
-            pool: Pool::Sum,
-        }
+        Self { rank: 64, alpha: 16.0, dropout: 0.0, target_modules: None, group_size: 32, pool: Pool::Sum }
     }
 }
 
@@ -69,7 +62,9 @@ impl QaLora {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         let group = self.group_size;
         if group == 0 {
-            return Err(NotApplicable::new("group_size is 0; it must be 1 or more, and is 32 in the paper's code"));
+            return Err(NotApplicable::new(
+                "group_size is 0; it must be 1 or more, and is 32 in the paper's code",
+            ));
         }
         let mut quantised = outline.projections.iter().filter(|p| p.role != Role::Head);
         if let Some(p) = quantised.find(|p| p.input % group != 0) {
@@ -107,7 +102,11 @@ impl Method for QaLora {
             ("rank", "64", "r"),
             ("alpha", "16", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the pooled input"),
-            ("target_modules", "every linear of the blocks", "names, a regular expression, or \"all-linear\""),
+            (
+                "target_modules",
+                "every linear of the blocks",
+                "names, a regular expression, or \"all-linear\"",
+            ),
             ("group_size", "32", "G"),
             ("pool", "\"sum\"", "\"sum\" or \"mean\" over a group's inputs"),
         ],
@@ -137,7 +136,10 @@ impl Method for QaLora {
             let bound = (6.0 / (groups + self.rank) as f64).sqrt();
             Ok(QaLoraAdapter {
                 lora_A: Linear { weight: init.uniform(bound, [groups, self.rank]), bias: None },
-                lora_B: Linear { weight: init.constant(0.0, [self.rank, projection.info.output]), bias: None },
+                lora_B: Linear {
+                    weight: init.constant(0.0, [self.rank, projection.info.output]),
+                    bias: None,
+                },
                 scale: self.low_rank().scale,
                 dropout: self.dropout,
                 group: self.group_size,

@@ -123,7 +123,11 @@ impl Method for QLora {
             ("rank", "64", "r"),
             ("alpha", "16", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
-            ("target_modules", "every linear of the blocks", "names, a regular expression, or \"all-linear\""),
+            (
+                "target_modules",
+                "every linear of the blocks",
+                "names, a regular expression, or \"all-linear\"",
+            ),
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "true", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),

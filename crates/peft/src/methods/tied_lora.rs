@@ -71,10 +71,14 @@ impl Fused<'_> {
             (query.input, query.output, key.output, value.output)
         };
         let [first, ..] = &layers[..] else {
-            return Err(NotApplicable::new("`tied-lora` acts on queries, keys and values, and there are none"));
+            return Err(NotApplicable::new(
+                "`tied-lora` acts on queries, keys and values, and there are none",
+            ));
         };
         if layers.iter().any(|layer| widths(layer) != widths(first)) {
-            return Err(NotApplicable::new("`tied-lora` needs layers of one shape, and this network's differ"));
+            return Err(NotApplicable::new(
+                "`tied-lora` needs layers of one shape, and this network's differ",
+            ));
         }
         let (input, output) = (first[0].input, first.iter().map(|p| p.output).sum());
         Ok(Fused { input, output, layers })
@@ -159,7 +163,9 @@ impl Method for TiedLora {
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         check_rank("rank", self.rank)?;
         if self.train.is_empty() {
-            return Err(NotApplicable::new("train is empty, and there would be nothing to train; name A, B, u or v"));
+            return Err(NotApplicable::new(
+                "train is empty, and there would be nothing to train; name A, B, u or v",
+            ));
         }
         if !self.trained(Part::B) && !self.trained(Part::V) {
             return Err(NotApplicable::new(

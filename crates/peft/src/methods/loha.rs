@@ -1,0 +1,144 @@
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use peftlab_layers::{Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo};
+use peftlab_ops::linear;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::low_rank::{QUERY_VALUE, attach, check_rank};
+use super::peft_config::PeftConfig;
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+
+/// LoHa: the elementwise product of two low-rank updates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoHa {
+    /// r
+    pub rank: usize,
+    /// α; the update is scaled by α/r.
+    pub alpha: f64,
+    /// Projections; query and value if absent.
+    pub target_modules: Option<Targets>,
+}
+
+impl Default for LoHa {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 8.0, target_modules: None }
+    }
+}
+
+impl LoHa {
+    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+        check_rank("rank", self.rank)?;
+        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+    }
+}
+
+impl Method for LoHa {
+    const CARD: Card = Card {
+        name: "loha",
+        title: "LoHa",
+        family: Family::Reparameterized,
+        paper: "Hyeon-Woo, Ye-Bin & Oh 2021, arXiv 2108.06098; Yeh et al. 2023, arXiv 2309.14859",
+        summary: "y = x W + b + (α/r) x ((W₁ₐ W₁ᵦ) ⊙ (W₂ₐ W₂ᵦ))ᵀ with W₁ₐ, W₂ₐ [out, r] and W₁ᵦ, W₂ᵦ [r, in]: the \
+                  update's rank can be r². All start Kaiming-uniform but W₂ᵦ, which is zero. The dense update is made \
+                  in every pass.",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[
+            ("rank", "8", "r"),
+            ("alpha", "8", "α; the update is scaled by α/r"),
+            ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+        ],
+    };
+
+    fn label(&self) -> String {
+        format!("loha r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+    }
+
+    fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        Ok(Count::all(self.targets(outline)?.iter().map(|p| 2 * self.rank * (p.input + p.output)).sum()))
+    }
+
+    fn attach(
+        &self,
+        model: &mut Model,
+        outline: &Outline,
+        init: &mut Initializer,
+    ) -> Result<(), NotApplicable> {
+        let rank = self.rank;
+        attach(model, &self.targets(outline)?, |projection| {
+            let ProjectionInfo { input, output, .. } = projection.info;
+            Ok(LoHaAdapter {
+                hada_w1_a: kaiming_rows(init, [output, rank]),
+                hada_w1_b: kaiming_rows(init, [rank, input]),
+                hada_w2_a: kaiming_rows(init, [output, rank]),
+                hada_w2_b: init.constant(0.0, [rank, input]),
+                scale: self.alpha / rank as f64,
+            })
+        })
+    }
+
+    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+        let unsupported = ["rank_dropout", "module_dropout"];
+        let Some(config) = PeftConfig::read(config, "LOHA", &unsupported)? else { return Ok(None) };
+        Ok(Some(Self {
+            rank: config.integer("r", 8)?,
+            alpha: config.number("alpha", 8.0)?,
+            target_modules: config.targets(),
+        }))
+    }
+
+    fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        Some(json!({
+            "peft_type": "LOHA",
+            "r": self.rank,
+            "alpha": self.alpha,
+            "rank_dropout": 0.0,
+            "module_dropout": 0.0,
+            "use_effective_conv2d": false,
+            "target_modules": Targets::to_peft(&self.targets(outline).ok()?),
+            "init_weights": true,
+        }))
+    }
+}
+
+/// Kaiming-uniform as [`Initializer::kaiming`], for a matrix in the Hub's layout, `[out, in]`.
+pub(crate) fn kaiming_rows(init: &mut Initializer, [output, input]: [usize; 2]) -> Param<Tensor<2>> {
+    init.uniform((input as f64).powf(-0.5), [output, input])
+}
+
+/// LoHa's tensors at one projection.
+#[derive(Module, Debug)]
+struct LoHaAdapter {
+    /// `[out, r]`
+    hada_w1_a: Param<Tensor<2>>,
+    /// `[r, in]`
+    hada_w1_b: Param<Tensor<2>>,
+    /// `[out, r]`
+    hada_w2_a: Param<Tensor<2>>,
+    /// `[r, in]`
+    hada_w2_b: Param<Tensor<2>>,
+    #[module(skip)]
+    scale: f64,
+}
+
+impl LoHaAdapter {
+    /// The update of the weight, `[in, out]`.
+    fn update(&self) -> Tensor<2> {
+        let first = (self.hada_w1_a.val() * self.scale).matmul(self.hada_w1_b.val());
+        let second = self.hada_w2_a.val().matmul(self.hada_w2_b.val());
+        (first * second).transpose()
+    }
+}
+
+impl ProjectionAdapter for LoHaAdapter {
+    fn forward(&self, input: Tensor<3>, inner: &Inner<'_>) -> Tensor<3> {
+        inner.forward(input.clone()) + linear(input, self.update(), None)
+    }
+
+    fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
+        Some(weights.plus(self.update()))
+    }
+}
