@@ -484,6 +484,8 @@ fn same_names(theirs: &Named, model: &Model) -> Vec<String> {
 fn changed(before: &BTreeMap<String, u64>, model: &Model) -> Vec<String> {
     let after = params::fingerprints(model);
     let infos = params::infos(model);
-    let frozen = infos.iter().filter(|info| !info.trained && before.get(&info.name) != after.get(&info.name));
+    // a method may bring in further tensors while it trains
+    let moved = |name: &String| before.get(name).is_some_and(|old| Some(old) != after.get(name));
+    let frozen = infos.iter().filter(|info| !info.trained && moved(&info.name));
     frozen.map(|info| format!("frozen `{}` changed", info.name)).collect()
 }

@@ -64,6 +64,14 @@ impl Registry {
         registry.add::<methods::AdaLora>();
         registry.add::<methods::IncreLora>();
         registry.add::<methods::DyLora>();
+        registry.add::<methods::Vera>();
+        registry.add::<methods::VbLora>();
+        registry.add::<methods::Nola>();
+        registry.add::<methods::LoHa>();
+        registry.add::<methods::LoKr>();
+        registry.add::<methods::Oft>();
+        registry.add::<methods::Boft>();
+        registry.add::<methods::GLora>();
         registry.add::<methods::QLora>();
         registry.add::<methods::LoftQ>();
         registry.add::<methods::QaLora>();

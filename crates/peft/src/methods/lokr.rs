@@ -44,7 +44,7 @@ fn factors(width: usize, factor: Option<usize>) -> (usize, usize) {
     let (mut small, mut large) = (1, width);
     while small < large {
         let Some(next) = (small + 1..=width).find(|n| width.is_multiple_of(*n)) else { break };
-        if next + width / next > width + 1 || next > most {
+        if next > most {
             break;
         }
         (small, large) = (next, width / next);

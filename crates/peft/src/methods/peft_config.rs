@@ -18,7 +18,7 @@ impl<'a> PeftConfig<'a> {
     pub(crate) fn read(
         config: &'a Value,
         peft_type: &str,
-        unsupported: &[&str],
+        unsupported: &[&'static str],
     ) -> Result<Option<Self>, NotApplicable> {
         if config["peft_type"] != peft_type {
             return Ok(None);
