@@ -49,7 +49,7 @@ impl Costs {
             }
         }
         Self {
-            rate: runs.first().and_then(|record| rate(record)),
+            rate: rate(runs),
             step_seconds: over(median, measured.iter().map(|m| m.time.step.median).collect()),
             peak_memory: over(mean, measured.iter().filter_map(peak).map(|bytes| bytes as f64).collect()),
             loss: over(mean, measured.iter().map(|m| m.training.validation_loss_after).collect()),
@@ -63,14 +63,14 @@ impl Costs {
     }
 }
 
-fn rate(record: &Record) -> Option<Rate> {
-    let value = record.settings["training"]["learning_rate"].as_f64()?;
-    let tried = || trials(record).map(|trial| trial.learning_rate);
-    let many = tried().count() > 1;
-    Some(Rate {
-        value,
-        edge: many && (tried().all(|rate| rate >= value) || tried().all(|rate| rate <= value)),
-    })
+/// The rate of the runs of a method on a task; the ones that failed do not know what it was chosen from.
+fn rate(runs: &[&Record]) -> Option<Rate> {
+    let value = runs.iter().find_map(|record| record.settings["training"]["learning_rate"].as_f64())?;
+    let tried: Vec<f64> =
+        runs.iter().flat_map(|record| trials(record)).map(|trial| trial.learning_rate).collect();
+    let many = tried.iter().any(|rate| *rate != tried[0]);
+    let edge = tried.iter().all(|rate| *rate >= value) || tried.iter().all(|rate| *rate <= value);
+    Some(Rate { value, edge: many && edge })
 }
 
 fn trials(record: &Record) -> impl Iterator<Item = &peftlab_record::Trial> {
@@ -226,6 +226,13 @@ mod tests {
                 .starts_with("rate: chosen on validation from 1e-3, 3e-3, 1e-2, one trial each with seed 7")
         );
         assert!(legend.contains("^ at the edge of the grid"), "{legend}");
+    }
+
+    #[test]
+    fn a_failed_run_does_not_hide_the_edge() {
+        let well = Made { seed: 1, tried: vec![1e-3, 3e-3], ..Made::default() };
+        let failed = Made { seed: 0, out_of_memory: true, ..Made::default() };
+        assert_eq!(rates(&grid(&[failed, well]).rows[0]), "1e-3^");
     }
 
     #[test]
