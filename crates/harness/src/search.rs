@@ -63,18 +63,17 @@ pub fn settled(plan: &Plan, out: &Path) -> Result<Vec<Cell>, HarnessError> {
     for (_, record) in Record::read_folder(&out.join(TRIALS))? {
         records.insert(record.identity.clone(), record);
     }
-    let mut trials: HashMap<(usize, usize), Vec<(&Cell, Option<&Record>)>> = HashMap::new();
+    let mut trials: HashMap<(usize, usize), Vec<&Cell>> = HashMap::new();
     for trial in &plan.trials {
-        let record = records.get(&trial.identity);
-        trials.entry((trial.row, trial.task_index)).or_default().push((trial, record));
+        trials.entry((trial.row, trial.task_index)).or_default().push(trial);
     }
     let mut cells = Vec::new();
     for cell in &plan.cells {
-        let trials = trials.get(&(cell.row, cell.task_index)).map_or(&[][..], Vec::as_slice);
+        let trials = trials.get(&(cell.row, cell.task_index)).into_iter().flatten();
         let done: Option<Vec<(f64, &Record)>> =
-            trials.iter().map(|(trial, record)| Some((trial.training.learning_rate, (*record)?))).collect();
+            trials.map(|trial| Some((trial.training.learning_rate, records.get(&trial.identity)?))).collect();
         if let Some(done) = done {
-            cells.push(plan.settle(cell, choose(&done), done.iter().map(|one| trial(one)).collect()));
+            cells.push(plan.settle(cell, choose(&done), done.iter().map(trial).collect()));
         }
     }
     Ok(cells)

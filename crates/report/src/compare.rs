@@ -173,7 +173,7 @@ fn ratio(ours: Option<f64>, theirs: Option<f64>) -> String {
 }
 
 /// Three digits that count.
-fn significant(value: f64) -> String {
+pub(crate) fn significant(value: f64) -> String {
     let digits = if value > 0.0 { (2 - value.log10().floor() as i32).clamp(0, 6) as usize } else { 0 };
     format!("{value:.digits$}")
 }

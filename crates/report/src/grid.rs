@@ -8,6 +8,7 @@ use peftlab_record::{
     Prediction, Record, RecordError, Status, Step, predictions_path, read_table, steps_path,
 };
 
+use crate::costs::{Costs, Extras};
 use crate::stats::{deviation, holm, mean, median, paired_bootstrap};
 
 /// Significance level for the marks.
@@ -29,10 +30,15 @@ pub(crate) struct Grid {
     pub(crate) rows: Vec<Row>,
     /// Whether the memory column is the device's, not the host's.
     pub(crate) on_device: bool,
+    /// Columns that not every experiment has.
+    pub(crate) extras: Extras,
 }
 
 pub(crate) struct Task {
     pub(crate) name: String,
+    pub(crate) kind: String,
+    /// Tokens at which its examples are cut, or to which they are packed.
+    pub(crate) max_length: Option<u64>,
     pub(crate) metric: String,
     pub(crate) higher_is_better: bool,
     pub(crate) in_points: bool,
@@ -71,6 +77,10 @@ pub(crate) struct Row {
     pub(crate) memory_before: Option<f64>,
     /// Median over runs.
     pub(crate) tokens_per_second: Option<f64>,
+    /// Seconds, the median over runs of the median step.
+    pub(crate) step_seconds: Option<f64>,
+    /// Bytes of the base model at rest, the mean over runs.
+    pub(crate) base_bytes: Option<f64>,
 }
 
 /// A method on a task, over seeds.
@@ -86,6 +96,8 @@ pub(crate) struct Cell {
     pub(crate) best: bool,
     /// What is shown in place of a score, and why.
     pub(crate) failure: Option<(String, String)>,
+    /// What it cost.
+    pub(crate) costs: Costs,
     /// Losses of each run.
     pub(crate) losses: Vec<Vec<Step>>,
     predictions: Vec<Vec<Prediction>>,
@@ -137,6 +149,7 @@ impl Grid {
             let row = row(runs, &columns, grid.on_device)?;
             grid.rows.push(row);
         }
+        grid.extras = Extras::new(records.iter().map(|(_, record)| record), &grid.tasks, &grid.rows);
         for column in 0..grid.tasks.len() {
             grid.mark(column);
         }
@@ -152,6 +165,7 @@ impl Grid {
             tasks: Vec::new(),
             rows: Vec::new(),
             on_device: false,
+            extras: Extras::default(),
         }
     }
 
@@ -196,6 +210,8 @@ fn place(record: &Record) -> String {
 fn task(record: &Record) -> Task {
     Task {
         name: record.task.name.clone(),
+        kind: record.task.kind.clone(),
+        max_length: record.settings["task"]["max_length"].as_u64(),
         metric: record.task.metric.clone(),
         higher_is_better: record.task.higher_is_better,
         in_points: record.task.in_points,
@@ -209,7 +225,9 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
     for column in columns {
         let mut cell = Cell::default();
         let mut errors = Vec::new();
-        for (path, record) in runs.iter().filter(|(_, record)| record.task.index == *column) {
+        let here: Vec<_> = runs.iter().filter(|(_, record)| record.task.index == *column).collect();
+        cell.costs = Costs::new(&here.iter().map(|(_, record)| record).collect::<Vec<_>>(), on_device);
+        for (path, record) in here {
             let scores =
                 record.measured.as_ref().map(|m| if m.test.is_empty() { &m.validation } else { &m.test });
             match scores.and_then(|scores| scores.first()) {
@@ -233,7 +251,10 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
         let values: Vec<f64> = measured().filter_map(|m| pick(&m.memory)).map(|bytes| bytes as f64).collect();
         (!values.is_empty()).then(|| mean(&values))
     };
-    let rates: Vec<f64> = measured().map(|m| m.time.tokens_per_second.median).collect();
+    let over = |pick: &dyn Fn(&peftlab_record::Time) -> f64| {
+        let values: Vec<f64> = measured().map(|m| pick(&m.time)).collect();
+        (!values.is_empty()).then(|| median(&values))
+    };
     Ok(Row {
         label: first.label.clone(),
         family: first.family.clone(),
@@ -245,7 +266,9 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
             false => bytes(&|memory| memory.host_allocated_peak),
         },
         memory_before: if on_device { None } else { bytes(&|memory| memory.host_allocated_before) },
-        tokens_per_second: (!rates.is_empty()).then(|| median(&rates)),
+        tokens_per_second: over(&|time| time.tokens_per_second.median),
+        step_seconds: over(&|time| time.step.median),
+        base_bytes: bytes(&|memory| memory.base_bytes),
     })
 }
 

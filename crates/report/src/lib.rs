@@ -1,7 +1,10 @@
 //! Tables and plots, drawn from records alone: the same records give the same bytes.
 
 mod compare;
+mod costs;
 mod grid;
+#[cfg(test)]
+mod made;
 mod plot;
 mod stats;
 mod table;

@@ -1,6 +1,8 @@
 //! Plots as SVG and PNG, from the same drawing. Methods are told apart by a legend, not by labels in the plot:
 //! nothing can overlap. Colours are Okabe and Ito's, which colour-blind readers tell apart, and markers differ.
 
+mod lengths;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,6 +15,7 @@ use plotters::style::{FontStyle, register_font};
 
 use crate::ReportError;
 use crate::grid::{Grid, Row, Task, size};
+use lengths::Measure;
 
 const FONT: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans.ttf");
 const FAMILY: &str = "DejaVu Sans, sans-serif";
@@ -40,6 +43,7 @@ trait Canvas {
     fn scatter(&self, grid: &Grid, axis: Axis) -> Drawn;
     fn bars(&self, grid: &Grid) -> Drawn;
     fn losses(&self, grid: &Grid) -> Drawn;
+    fn lengths(&self, grid: &Grid, measure: Measure) -> Drawn;
 }
 
 /// What a score is drawn against.
@@ -81,14 +85,19 @@ pub(crate) fn all(grid: &Grid, dir: &Path) -> Result<Vec<PathBuf>, ReportError> 
         .map_err(|error| ReportError::Plot { path: dir.to_owned(), message: error.to_string() })?;
     let panels = PANEL * grid.tasks.len().max(1) as u32 + LEGEND;
     let bars = 90 + 30 * grid.rows.len() as u32;
-    let plots: [(&str, (u32, u32), Draw<'_>); 4] = [
+    let lengths = (PANEL + LEGEND, HEIGHT);
+    let plots: [(&str, (u32, u32), Draw<'_>); 6] = [
         ("score-parameters", (panels, HEIGHT), &|canvas| canvas.scatter(grid, Axis::Parameters)),
         ("score-memory", (panels, HEIGHT), &|canvas| canvas.scatter(grid, Axis::Memory)),
         ("memory", (PANEL + LEGEND, bars), &|canvas| canvas.bars(grid)),
         ("loss", (panels, HEIGHT), &|canvas| canvas.losses(grid)),
+        ("time-by-length", lengths, &|canvas| canvas.lengths(grid, Measure::Time)),
+        ("memory-by-length", lengths, &|canvas| canvas.lengths(grid, Measure::Memory)),
     ];
+    // the last two are of tasks that are lengths
+    let drawn = if grid.extras.by_task { 6 } else { 4 };
     let mut files = Vec::new();
-    for (name, pixels, draw) in plots {
+    for (name, pixels, draw) in plots.into_iter().take(drawn) {
         for extension in ["svg", "png"] {
             let path = dir.join(format!("{name}.{extension}"));
             let failed = |message: String| ReportError::Plot { path: path.clone(), message };
@@ -195,6 +204,16 @@ impl<DB: DrawingBackend> Canvas for DrawingArea<DB, Shift> {
             }
         }
         draw_legend(&legend, grid, "mean over seeds, smoothed")?;
+        self.present().map_err(text)
+    }
+
+    fn lengths(&self, grid: &Grid, measure: Measure) -> Drawn {
+        let area = prepared(self)?;
+        let (panel, legend) = area.split_horizontally(PANEL as i32);
+        lengths::draw(&panel, grid, measure)?;
+        let failed = grid.rows.iter().any(|row| row.cells.iter().any(|cell| cell.failure.is_some()));
+        let note = if failed { "no point: that run failed" } else { measure.note() };
+        draw_legend(&legend, grid, note)?;
         self.present().map_err(text)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::compare::significant;
+use crate::costs;
 use crate::grid::{Cell, Grid, Row, Task};
 
 /// The widest a table may be on a terminal.
@@ -69,9 +71,19 @@ fn header(grid: &Grid) -> Vec<String> {
     let memory = if grid.on_device { "GPU MiB" } else { "peak MiB" };
     let tasks = grid.tasks.iter().map(|task| format!("{} ({})", task.name, task.short()));
     let means = has_mean(grid).then(|| "mean".to_owned());
-    let start = ["method", "trained", "%"].map(str::to_owned);
-    let end = [memory, "tokens/s"].map(str::to_owned);
-    start.into_iter().chain(tasks).chain(means).chain(end).collect()
+    let mut header = ["method", "trained", "%"].map(str::to_owned).to_vec();
+    if grid.extras.rates {
+        header.push("rate".to_owned());
+    }
+    header.extend(tasks.chain(means));
+    if grid.extras.bases {
+        header.push("loss".to_owned());
+        header.extend(grid.extras.merges.iter().map(|into| format!("merged: {into}")));
+        header.push("base MiB".to_owned());
+    }
+    header.extend([memory, "tokens/s"].map(str::to_owned));
+    header.extend(grid.extras.bases.then(|| "s/step".to_owned()));
+    header
 }
 
 fn has_mean(grid: &Grid) -> bool {
@@ -80,11 +92,18 @@ fn has_mean(grid: &Grid) -> bool {
 
 fn cells(grid: &Grid, row: &Row, style: &Style) -> Vec<String> {
     let mut out = vec![row.label.clone(), grouped(row.trained), percent(row.percent)];
+    out.extend(grid.extras.rates.then(|| costs::rates(row)));
     out.extend(row.cells.iter().zip(&grid.tasks).map(|(cell, task)| score(cell, task, style)));
     if has_mean(grid) {
         out.push(row.mean(&grid.tasks).map_or("-".to_owned(), |mean| format!("{mean:.1}")));
     }
+    if grid.extras.bases {
+        out.push(costs::losses(row, |costs| costs.loss));
+        out.extend(grid.extras.merges.iter().map(|into| costs::merged(row, into)));
+        out.push(mebibytes(row.base_bytes));
+    }
     out.extend([mebibytes(row.peak_memory), rate(row.tokens_per_second)]);
+    out.extend(grid.extras.bases.then(|| row.step_seconds.map_or("-".to_owned(), significant)));
     out
 }
 
@@ -109,6 +128,7 @@ fn legend(grid: &Grid) -> Vec<String> {
         true => "GPU MiB: NVML's peak of the process while training".to_owned(),
         false => "peak MiB: the most the process had allocated on the host while training; tokens/s without padding".to_owned(),
     });
+    lines.extend(costs::legend(grid));
     for row in &grid.rows {
         for (cell, task) in row.cells.iter().zip(&grid.tasks) {
             if let Some((short, why)) = &cell.failure {
@@ -117,6 +137,16 @@ fn legend(grid: &Grid) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The second table, where tasks are one at several sizes.
+fn by_task(grid: &Grid) -> Option<Vec<Vec<String>>> {
+    grid.extras.by_task.then(|| costs::by_task(grid, significant, |bytes| mebibytes(Some(bytes))))
+}
+
+fn by_task_title(grid: &Grid) -> String {
+    let peak = if grid.on_device { "of the GPU" } else { "allocated on the host" };
+    format!("time and memory by task: median of a step in seconds, peak MiB {peak} while training")
 }
 
 /// The table as a terminal shows it, at most [`WIDTH`] columns wide.
@@ -134,6 +164,9 @@ pub(crate) fn terminal(grid: &Grid) -> String {
     for line in legend(grid) {
         text.push_str(&line.chars().take(WIDTH).collect::<String>());
         text.push('\n');
+    }
+    if let Some(lines) = by_task(grid) {
+        let _ = write!(text, "\n{}\n\n{}", by_task_title(grid), aligned(&lines, 1));
     }
     text
 }
@@ -160,8 +193,9 @@ pub(crate) fn markdown(grid: &Grid) -> String {
     let style = Style { best: ["**", "**"], plus_minus: "±", errors: true };
     let header = header(grid);
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace("* |", "\\* |"));
+    let rule = |columns: usize| format!("| --- |{}\n", " ---: |".repeat(columns - 1));
     let mut text = format!("{}\n\n{}", title(grid), line(&header));
-    text.push_str(&format!("| --- |{}\n", " ---: |".repeat(header.len() - 1)));
+    text.push_str(&rule(header.len()));
     for row in &grid.rows {
         text.push_str(&line(&cells(grid, row, &style)));
     }
@@ -169,26 +203,48 @@ pub(crate) fn markdown(grid: &Grid) -> String {
     for note in legend(grid) {
         let _ = writeln!(text, "{}  ", note.replacen('*', "\\*", 1));
     }
+    if let Some(lines) = by_task(grid) {
+        let _ = write!(text, "\n{}\n\n{}{}", by_task_title(grid), line(&lines[0]), rule(lines[0].len()));
+        text.extend(lines[1..].iter().map(|cells| line(cells)));
+    }
     text
 }
 
 /// The table in LaTeX, for the package `booktabs`.
 pub(crate) fn latex(grid: &Grid) -> String {
     let style = Style { best: ["\\textbf{", "}"], plus_minus: "$\\pm$", errors: true };
-    let header: Vec<String> = header(grid).iter().map(|cell| escape(cell)).collect();
     let mut text = format!("% {}\n", title(grid));
-    let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(header.len() - 1));
-    let _ = writeln!(text, "{} \\\\\n\\midrule", header.join(" & "));
-    for row in &grid.rows {
+    let row = |row: &Row| {
         let mut cells = cells(grid, row, &style);
         cells[0] = escape(&cells[0]);
-        let _ = writeln!(text, "{} \\\\", cells.join(" & ").replace(" *", "\\rlap{$^{*}$}"));
-    }
-    text.push_str("\\bottomrule\n\\end{tabular}\n");
+        if grid.extras.rates {
+            cells[RATE] = escape(&cells[RATE]);
+        }
+        cells
+    };
+    tabular(&mut text, &header(grid), grid.rows.iter().map(row));
     for note in legend(grid) {
         let _ = writeln!(text, "% {note}");
     }
+    if let Some(lines) = by_task(grid) {
+        let _ = writeln!(text, "\n% {}", by_task_title(grid));
+        let escaped = lines[1..].iter().map(|line| line.iter().map(|cell| escape(cell)).collect());
+        tabular(&mut text, &lines[0], escaped);
+    }
     text
+}
+
+/// Place of the column with the learning rate, if there is one.
+const RATE: usize = 3;
+
+fn tabular(text: &mut String, header: &[String], rows: impl Iterator<Item = Vec<String>>) {
+    let header: Vec<String> = header.iter().map(|cell| escape(cell)).collect();
+    let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(header.len() - 1));
+    let _ = writeln!(text, "{} \\\\\n\\midrule", header.join(" & "));
+    for cells in rows {
+        let _ = writeln!(text, "{} \\\\", cells.join(" & ").replace(" *", "\\rlap{$^{*}$}"));
+    }
+    text.push_str("\\bottomrule\n\\end{tabular}\n");
 }
 
 fn escape(text: &str) -> String {
@@ -211,7 +267,7 @@ fn escape(text: &str) -> String {
 /// One line for each method and task, in full precision.
 pub(crate) fn csv(grid: &Grid) -> String {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
-    let header = [
+    let mut header = [
         "method",
         "family",
         "trained_parameters",
@@ -226,14 +282,24 @@ pub(crate) fn csv(grid: &Grid) -> String {
         "peak_memory_bytes",
         "tokens_per_second",
         "failure",
-    ];
+        "learning_rate",
+        "rate_at_edge",
+        "validation_loss",
+        "step_seconds",
+        "task_peak_memory_bytes",
+        "base_bytes",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    header.extend(grid.extras.merges.iter().map(|into| format!("validation_loss_merged_{into}")));
     // writing into memory cannot fail
-    let _ = writer.write_record(header);
+    let _ = writer.write_record(&header);
     let text = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     for row in &grid.rows {
         for (cell, task) in row.cells.iter().zip(&grid.tasks) {
             let tied = if cell.best { Some(true) } else { cell.tied };
-            let _ = writer.write_record([
+            let costs = &cell.costs;
+            let mut fields = vec![
                 row.label.clone(),
                 row.family.clone(),
                 row.trained.to_string(),
@@ -248,7 +314,15 @@ pub(crate) fn csv(grid: &Grid) -> String {
                 text(row.peak_memory),
                 text(row.tokens_per_second),
                 cell.failure.as_ref().map(|(short, why)| format!("{short}: {why}")).unwrap_or_default(),
-            ]);
+                text(costs.rate.map(|rate| rate.value)),
+                costs.rate.map(|rate| rate.edge.to_string()).unwrap_or_default(),
+                text(costs.loss),
+                text(costs.step_seconds),
+                text(costs.peak_memory),
+                text(row.base_bytes),
+            ];
+            fields.extend(grid.extras.merges.iter().map(|into| text(costs.merged_into(into))));
+            let _ = writer.write_record(&fields);
         }
     }
     writer.into_inner().ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
@@ -257,6 +331,7 @@ pub(crate) fn csv(grid: &Grid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::made::{Made, grid};
 
     #[test]
     fn numbers_are_written_for_readers() {
@@ -266,6 +341,38 @@ mod tests {
         assert_eq!(percent(100.0), "100.00");
         assert_eq!(mebibytes(Some(10.5 * 1048576.0)), "10.5");
         assert_eq!(mebibytes(None), "-");
+    }
+
+    #[test]
+    fn extra_columns_are_in_every_form() {
+        let made = |row| Made {
+            row,
+            rate: if row == 0 { 1e-3 } else { 1e-2 },
+            tried: vec![1e-3, 3e-3, 1e-2],
+            base_bytes: Some(3 << 20),
+            merged: vec![("zero points".to_owned(), 1.25)],
+            ..Made::default()
+        };
+        let grid = grid(&[made(0), made(1)]);
+        let extra = ["rate", "loss", "merged: zero points", "base MiB", "s/step"];
+        for text in [terminal(&grid), markdown(&grid), latex(&grid)] {
+            let header = text.lines().find(|line| line.contains("trained")).unwrap();
+            assert!(extra.iter().all(|name| header.contains(name)), "{header}");
+            assert!(text.contains("1.2500") && text.contains("one trial each with seed 7"), "{text}");
+        }
+        assert!(latex(&grid).contains(" & 1e-2\\textasciicircum{} & "), "{}", latex(&grid));
+        let csv = csv(&grid);
+        assert!(
+            csv.lines().next().unwrap().ends_with("base_bytes,validation_loss_merged_zero points"),
+            "{csv}"
+        );
+        assert!(csv.lines().nth(2).unwrap().ends_with(",0.01,true,1,1,1048576,3145728,1.25"), "{csv}");
+    }
+
+    #[test]
+    fn no_columns_without_a_need() {
+        let text = terminal(&grid(&[Made::default(), Made { row: 1, ..Made::default() }]));
+        assert!(!text.contains("rate") && !text.contains("base MiB") && !text.contains("by task"), "{text}");
     }
 
     #[test]

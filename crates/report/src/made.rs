@@ -1,0 +1,106 @@
+//! Records made by hand, for tests.
+
+use std::path::PathBuf;
+
+use peftlab_record::{Environment, Measured, Parameters, Record};
+use serde_json::json;
+
+use crate::grid::Grid;
+
+/// What tests want of a record; the rest is filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub(crate) row: usize,
+    pub(crate) label: Option<&'static str>,
+    /// Place of the task in `tasks`.
+    pub(crate) task: usize,
+    pub(crate) tasks: &'static [&'static str],
+    pub(crate) kind: &'static str,
+    pub(crate) seed: u64,
+    pub(crate) rate: f64,
+    /// Rates that a search tried.
+    pub(crate) tried: Vec<f64>,
+    pub(crate) loss: f64,
+    pub(crate) step_seconds: f64,
+    pub(crate) peak_bytes: u64,
+    pub(crate) base_bytes: Option<u64>,
+    pub(crate) merged: Vec<(String, f64)>,
+    pub(crate) out_of_memory: bool,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self {
+            row: 0,
+            label: None,
+            task: 0,
+            tasks: &["first", "second"],
+            kind: "classification",
+            seed: 0,
+            rate: 1e-3,
+            tried: Vec::new(),
+            loss: 1.0,
+            step_seconds: 1.0,
+            peak_bytes: 1 << 20,
+            base_bytes: None,
+            merged: Vec::new(),
+            out_of_memory: false,
+        }
+    }
+}
+
+impl Made {
+    fn measured(&self) -> Measured {
+        let score = |value: f64| json!({ "metric": "loss", "value": value, "items": 10 });
+        let trial =
+            |rate| json!({ "learning_rate": rate, "seed": 7, "validation": 0.5, "validation_loss": 0.5 });
+        let merged = |(into, loss): &(String, f64)| json!({ "into": into, "validation_loss": loss, "validation": [score(*loss)] });
+        let searched = (!self.tried.is_empty()).then(|| self.tried.iter().map(trial).collect::<Vec<_>>());
+        let spread = |median: f64| json!({ "p10": median, "median": median, "p90": median });
+        let measured = json!({
+            "training": {
+                "steps": 1, "planned_steps": 1, "batch_size": 1, "learning_rate": self.rate, "tokens": 1,
+                "samples": 1, "stopped_early": false, "best_step": 1, "final_loss": self.loss,
+                "validation_loss_before": null, "validation_loss_after": self.loss, "searched": searched,
+            },
+            "validation": [score(self.loss)],
+            "test": [],
+            "merged": self.merged.iter().map(merged).collect::<Vec<_>>(),
+            "time": {
+                "load": 1.0, "train": 1.0, "evaluate": 1.0, "warmup_steps": 0, "step": spread(self.step_seconds),
+                "tokens_per_second": spread(100.0), "samples_per_second": spread(1.0),
+            },
+            "memory": { "host_allocated_peak": self.peak_bytes, "base_bytes": self.base_bytes },
+            "checks": { "frozen_unchanged": 1, "trained_changed": 1, "step0_difference": 0.0 },
+            "weights_digest": "",
+            "losses_digest": "",
+        });
+        serde_json::from_value(measured).unwrap()
+    }
+
+    fn record(&self) -> Record {
+        let name = self.tasks[self.task];
+        let length = name.rsplit('=').next().and_then(|number| number.parse::<u64>().ok());
+        let record = json!({
+            "schema": 1, "experiment": "made", "identity": "", "row": self.row,
+            "label": self.label.map_or(format!("method {}", self.row), str::to_owned),
+            "method": "m", "family": "f", "seed": self.seed,
+            "task": { "name": name, "kind": self.kind, "metric": "loss", "higher_is_better": false,
+                "in_points": false, "index": self.task, "digest": "" },
+            "model": { "name": "model", "architecture": "", "source": "", "digest": "", "dtype": "f32" },
+            "status": if self.out_of_memory { "out-of-memory" } else { "done" },
+            "message": if self.out_of_memory { "no memory left" } else { "" },
+            "parameters": Parameters { trained: 10, base_total: 1000, ..Parameters::default() },
+            "settings": { "training": { "learning_rate": self.rate }, "task": { "max_length": length } },
+            "measured": (!self.out_of_memory).then(|| self.measured()),
+            "environment": Environment { device: "cpu".to_owned(), threads: 1, ..Environment::default() },
+        });
+        serde_json::from_value(record).unwrap()
+    }
+}
+
+/// A grid of records made by hand; there are no tables of steps or predictions beside them.
+pub(crate) fn grid(made: &[Made]) -> Grid {
+    let records = made.iter().map(|made| (PathBuf::from("nowhere.json"), made.record()));
+    Grid::new(records.collect()).unwrap()
+}
