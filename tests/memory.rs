@@ -96,7 +96,7 @@ fn main() {
             assert!((base as f64 / packed as f64 - 1.0).abs() < 0.02, "{base} bytes, not {packed}");
         }
         let without_base = lora.peak - dense;
-        let above = qlora.peak - qlora.base - without_base;
+        let above = (qlora.peak - qlora.base) as i64 - without_base as i64;
         println!(
             "  above LoRA without its base: {} KiB; the largest dense weight is {} KiB",
             above >> 10,
