@@ -38,6 +38,9 @@ fn drawn(architecture: &str) -> Model {
     if architecture == "llama" {
         config["hidden_dropout_prob"] = Value::Null;
     }
+    // the device has one stream of random numbers, and tests run side by side
+    static STREAM: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = STREAM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let builder = Builder::new(Weights::Random { seed: 5 }, &device(), DType::F32);
     Model::new(build(&config, head, &builder).unwrap())
 }
