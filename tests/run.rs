@@ -81,26 +81,18 @@ fn a_rerun_gives_the_same_bytes_and_a_resumed_grid_the_same_table() {
 #[test]
 fn every_method_trains_on_bert_and_keeps_what_its_card_says() {
     let dir = tempfile::tempdir().unwrap();
-    let names = [
-        "full",
-        "head",
-        "bitfit",
-        "lora",
-        "houlsby",
-        "pfeiffer",
-        "parallel",
-        "prefix-tuning",
-        "prompt-tuning",
-        "ia3",
-    ];
+    let listed = bench(dir.path(), &["list", "methods", "--json"]);
+    let cards: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    // all but the one that is for networks with rotary positions
+    let names = cards.iter().map(|card| card["name"].as_str().unwrap()).filter(|name| *name != "longlora");
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() >= 33, "{names:?}");
     let methods: String = names.iter().map(|name| format!("[[method]]\nname = \"{name}\"\n\n")).collect();
     let file = experiment(dir.path(), "all", "[0]", 3, &methods);
     let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(results(&dir.path().join("out")).len(), names.len());
 
-    let listed = bench(dir.path(), &["list", "methods", "--json"]);
-    let cards: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
     for entry in std::fs::read_dir(dir.path().join("out/runs")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|e| e != "json") {
@@ -111,7 +103,9 @@ fn every_method_trains_on_bert_and_keeps_what_its_card_says() {
         let difference = record["measured"]["checks"]["step0_difference"].as_f64().unwrap();
         match &card["identity"] {
             Value::String(exact) if exact == "exact" => assert_eq!(difference, 0.0, "{}", record["method"]),
-            Value::String(no) if no == "no" => assert!(difference > 0.0, "{}", record["method"]),
+            Value::String(changed) if changed == "no" || changed == "quantised" => {
+                assert!(difference > 0.0, "{}", record["method"])
+            }
             within => assert!(difference <= within["within"].as_f64().unwrap(), "{}", record["method"]),
         }
     }
@@ -120,21 +114,54 @@ fn every_method_trains_on_bert_and_keeps_what_its_card_says() {
 #[test]
 fn an_exported_adapter_scores_the_same_when_imported() {
     let dir = tempfile::tempdir().unwrap();
-    let file = experiment(dir.path(), "exchange", "[0]", 5, METHODS);
+    let names = [
+        "rslora",
+        "dora",
+        "pissa",
+        "olora",
+        "lora-fa",
+        "lora-plus",
+        "adalora",
+        "vera",
+        "vb-lora",
+        "loha",
+        "lokr",
+        "oft",
+        "boft",
+        "glora",
+        "ln-tuning",
+        "ia3",
+    ];
+    let others: String = names.iter().map(|name| format!("[[method]]\nname = \"{name}\"\n\n")).collect();
+    // PEFT has no such method
+    let none = "[[method]]\nname = \"tied-lora\"\n\n";
+    let file = experiment(dir.path(), "exchange", "[0]", 5, &format!("{METHODS}\n{others}{none}"));
     let file = file.to_str().unwrap();
     let run = bench(dir.path(), &["run", file, "--out", "out"]);
     assert_eq!(run.status.code(), Some(0), "{}", text(&run));
-    for stem in ["00-lora-r-2-q-v--sentiment--seed0", "01-prefix-tuning-mlp-l-3--sentiment--seed0"] {
-        let record = format!("out/runs/{stem}.json");
-        let exported = bench(dir.path(), &["export", &record, "--experiment", file, "--out", stem]);
-        assert_eq!(exported.status.code(), Some(0), "{}", text(&exported));
-        let imported = bench(dir.path(), &["import", stem, "--experiment", file]);
-        assert_eq!(imported.status.code(), Some(0), "{}", text(&imported));
-        let record: Value =
-            serde_json::from_str(&std::fs::read_to_string(dir.path().join(&record)).unwrap()).unwrap();
+    let mut exchanged = 0;
+    for entry in std::fs::read_dir(dir.path().join("out/runs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        let record: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let method = record["method"].as_str().unwrap();
+        let path = path.to_str().unwrap();
+        let exported = bench(dir.path(), &["export", path, "--experiment", file, "--out", method]);
+        if method == "tied-lora" {
+            assert_eq!(exported.status.code(), Some(2), "{}", text(&exported));
+            assert!(!dir.path().join(method).exists());
+            continue;
+        }
+        assert_eq!(exported.status.code(), Some(0), "{method}: {}", text(&exported));
+        let imported = bench(dir.path(), &["import", method, "--experiment", file]);
+        assert_eq!(imported.status.code(), Some(0), "{method}: {}", text(&imported));
         let score = record["measured"]["test"][0]["value"].as_f64().unwrap();
-        assert!(text(&imported).contains(&format!("{score:.6}")), "{score} in {}", text(&imported));
+        assert!(text(&imported).contains(&format!("{score:.6}")), "{method}: {score} in {}", text(&imported));
+        exchanged += 1;
     }
+    assert_eq!(exchanged, names.len() + 2);
 }
 
 /// A record of the folder `out`, by its path in there.
