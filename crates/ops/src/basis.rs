@@ -60,7 +60,7 @@ pub fn combine(coefficients: Tensor<1>, stream: BasisStream) -> Tensor<1> {
 #[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff, Fusion: cfg(feature = "cuda"))]
 pub trait BasisOps: Backend {
     /// `Σ cᵢ uᵢ`, `[length]`.
-    #[cfg_attr(feature = "cuda", fusion(default))]
+    #[fusion(default)]
     fn combine(coefficients: FloatTensor<Self>, stream: BasisStream) -> FloatTensor<Self> {
         let device = coefficients.device();
         let mut sum = Self::float_zeros(Shape::new([stream.length]), &device, FloatDType::F32);
@@ -73,7 +73,7 @@ pub trait BasisOps: Backend {
     }
 
     /// `⟨uᵢ, v⟩` for each vector, `[count]`: the gradient of [`combine`](Self::combine). It has none itself.
-    #[cfg_attr(feature = "cuda", fusion(default))]
+    #[fusion(default)]
     fn project(values: FloatTensor<Self>, stream: BasisStream) -> FloatTensor<Self> {
         let device = values.device();
         let products = (0..stream.count).map(|index| {

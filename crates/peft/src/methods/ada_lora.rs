@@ -8,7 +8,8 @@ use peftlab_ops::{cast_like, linear};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::low_rank::{QUERY_VALUE, attach, check_dropout, check_rank};
+use super::checks::{check_decay, check_dropout, check_interval, check_rank, check_weight};
+use super::low_rank::{QUERY_VALUE, attach};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
     adapters_mut,
@@ -105,30 +106,6 @@ impl AdaLora {
 
     fn scale(&self) -> f64 {
         self.alpha / (self.init_rank as f64 + 1e-5)
-    }
-}
-
-/// An error where `value`, the setting `key`, is no decay of a running mean.
-pub(crate) fn check_decay(key: &str, value: f64) -> Result<(), NotApplicable> {
-    match (0.0..1.0).contains(&value) {
-        true => Ok(()),
-        false => Err(NotApplicable::new(format!("{key} is {value}; it must be at least 0 and below 1"))),
-    }
-}
-
-/// An error where `value`, the setting `key`, is no weight of a term of the loss.
-pub(crate) fn check_weight(key: &str, value: f64) -> Result<(), NotApplicable> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(()),
-        false => Err(NotApplicable::new(format!("{key} is {value}; it must be 0 or more"))),
-    }
-}
-
-/// An error where `steps`, the setting `key`, is no number of steps between two events.
-pub(crate) fn check_interval(key: &str, steps: usize) -> Result<(), NotApplicable> {
-    match steps {
-        0 => Err(NotApplicable::new(format!("{key} is 0 steps; use 1 or more"))),
-        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE, check_rank};
+use super::checks::check_rank;
+use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
     adapters_mut,

@@ -8,9 +8,9 @@ use peftlab_layers::{Initializer, Model, ProjectionInfo};
 use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 
-use super::ada_lora::check_interval;
+use super::checks::{check_interval, check_rank};
 use super::decomposition::{Decomposition, leading, tensor};
-use super::low_rank::{BLOCKS, check_rank};
+use super::low_rank::BLOCKS;
 use crate::{
     AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
 };

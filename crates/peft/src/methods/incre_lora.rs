@@ -9,8 +9,9 @@ use peftlab_layers::{
 use peftlab_ops::{BasisStream, linear};
 use serde::{Deserialize, Serialize};
 
-use super::ada_lora::{check_decay, check_interval, check_weight, distances_from_orthogonal};
-use super::low_rank::{QUERY_VALUE, attach, check_rank};
+use super::ada_lora::distances_from_orthogonal;
+use super::checks::{check_decay, check_interval, check_rank, check_weight};
+use super::low_rank::{QUERY_VALUE, attach};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
     adapters_mut,

@@ -5,7 +5,8 @@ use peftlab_ops::linear;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::low_rank::{QUERY_VALUE, attach, check_rank};
+use super::checks::check_rank;
+use super::low_rank::{QUERY_VALUE, attach};
 use super::peft_config::PeftConfig;
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
 

@@ -9,6 +9,7 @@ use peftlab_layers::{
 };
 use serde_json::{Value, json};
 
+use super::checks::{check_dropout, check_rank};
 use crate::{NotApplicable, Outline, Targets};
 
 /// Where LoRA acts unless it is told otherwise.
@@ -79,24 +80,6 @@ pub(crate) fn attach<A: ProjectionAdapter + 'static>(
         }
     }
     Ok(())
-}
-
-/// An error where `rank`, the setting `key`, leaves nothing to train.
-pub(crate) fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
-    match rank {
-        0 => {
-            Err(NotApplicable::new(format!("{key} is 0, and there would be nothing to train; use 1 or more")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// An error where `dropout` is no probability below 1.
-pub(crate) fn check_dropout(dropout: f64) -> Result<(), NotApplicable> {
-    match (0.0..1.0).contains(&dropout) {
-        true => Ok(()),
-        false => Err(NotApplicable::new(format!("dropout is {dropout}; it must be at least 0 and below 1"))),
-    }
 }
 
 /// LoRA's tensors at one projection.

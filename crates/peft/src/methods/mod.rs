@@ -4,6 +4,7 @@ mod ada_lora;
 mod bitfit;
 mod boft;
 mod bottleneck;
+mod checks;
 mod decomposition;
 mod dora;
 mod dylora;

@@ -6,7 +6,8 @@ use peftlab_layers::{
 use peftlab_ops::{BasisStream, combine, linear};
 use serde::{Deserialize, Serialize};
 
-use super::low_rank::{QUERY_VALUE, attach, check_rank};
+use super::checks::check_rank;
+use super::low_rank::{QUERY_VALUE, attach};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
 
 /// NOLA: LoRA whose matrices are linear combinations of random ones that a seed gives.

@@ -11,7 +11,7 @@ use peftlab_layers::{
 use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 
-use super::low_rank::check_rank;
+use super::checks::check_rank;
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline};
 
 /// Tied-LoRA: LoRA on the fused query, key and value, whose matrices layers share.
