@@ -104,7 +104,7 @@ fn every_method_trains_on_bert_and_keeps_what_its_card_says() {
         match &card["identity"] {
             Value::String(exact) if exact == "exact" => assert_eq!(difference, 0.0, "{}", record["method"]),
             Value::String(changed) if changed == "no" || changed == "quantised" => {
-                assert!(difference > 0.0, "{}", record["method"])
+                assert!(difference > 0.0, "{}", record["method"]);
             }
             within => assert!(difference <= within["within"].as_f64().unwrap(), "{}", record["method"]),
         }

@@ -69,7 +69,7 @@ impl Model {
     /// # Errors
     /// The name of a place where a method cannot be merged.
     pub fn merge(&mut self) -> Result<(), String> {
-        self.merge_with(|projection, context| projection.merge(context)).map(|_| ())
+        self.merge_with(Projection::merge).map(|_| ())
     }
 
     /// As [`merge`](Self::merge), with weights that were packed packed again. Returns how many were, and would be

@@ -170,6 +170,7 @@ fn frozen<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
 
 /// A frozen weight, as it is kept.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are a few at a time, on their way to being merged")]
 pub enum Weight {
     /// `[in, out]`
     Dense(Tensor<2>),

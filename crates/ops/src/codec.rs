@@ -110,7 +110,7 @@ pub fn quantise(values: &[f32], levels: Levels, block: usize) -> Quantised {
             order[bounds.partition_point(|bound| *bound < scaled)]
         }));
     }
-    if codes.len() % 2 == 1 {
+    if !codes.len().is_multiple_of(2) {
         codes.push(order[bounds.partition_point(|bound| *bound < 0.0)]);
     }
     Quantised { codes: codes.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect(), absmax }
@@ -144,7 +144,7 @@ pub fn quantise_groups(values: &[f32], group: usize) -> Grouped {
         scales.push(scale);
         zeros.push(zero);
     }
-    if codes.len() % 2 == 1 {
+    if !codes.len().is_multiple_of(2) {
         codes.push(0);
     }
     Grouped { codes: codes.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect(), scales, zeros }
@@ -154,7 +154,7 @@ pub fn quantise_groups(values: &[f32], group: usize) -> Grouped {
 #[inline]
 pub fn code(codes: &[u8], index: usize) -> usize {
     let byte = codes[index / 2];
-    usize::from(if index % 2 == 0 { byte >> 4 } else { byte & 15 })
+    usize::from(if index.is_multiple_of(2) { byte >> 4 } else { byte & 15 })
 }
 
 /// Scales in eight bits each: double quantisation.

@@ -338,6 +338,7 @@ impl PackedOps for Flex {
 #[cfg(feature = "cuda")]
 impl PackedOps for burn::backend::Cube {}
 
+#[allow(clippy::redundant_closure_for_method_calls, reason = "the method's path is Burn's own affair")]
 impl<B: PackedOps, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
     fn unpack(
         codes: IntTensor<Self>,

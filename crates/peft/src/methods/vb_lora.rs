@@ -55,7 +55,8 @@ impl VbLora {
             )));
         }
         let targets = Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)?;
-        let divides = |p: &&&ProjectionInfo| p.input % length == 0 && p.output % length == 0;
+        let divides =
+            |p: &&&ProjectionInfo| p.input.is_multiple_of(length) && p.output.is_multiple_of(length);
         match targets.iter().find(|p| !divides(p)) {
             None => Ok(targets),
             Some(p) => Err(NotApplicable::new(format!(
