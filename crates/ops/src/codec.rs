@@ -196,11 +196,17 @@ pub fn decompress(compressed: &Compressed) -> Vec<f32> {
     compressed.codes.iter().enumerate().map(scale).collect()
 }
 
-/// The nearest entry of an ascending table; of two as near the lower.
+/// Steps of the grid between -1 and 1 that bitsandbytes looks codes up on.
+const GRID: f32 = 65535.0 / 2.0;
+
+/// The nearest entry of an ascending table; of two as near the lower. As bitsandbytes, which has a table of 65536
+/// answers, it takes `value` to the nearest point of a grid first: that matters where two entries are almost as near.
 fn nearest(table: &[f32; 256], value: f32) -> u8 {
-    let below = table.partition_point(|entry| *entry <= value).saturating_sub(1);
+    let value = f64::from(((value + 1.0) * GRID).round()) / f64::from(GRID) - 1.0;
+    let entry = |i: usize| f64::from(table[i]);
+    let below = table.partition_point(|entry| f64::from(*entry) <= value).saturating_sub(1);
     let above = (below + 1).min(255);
-    (if (table[above] - value).abs() < (value - table[below]).abs() { above } else { below }) as u8
+    (if (entry(above) - value).abs() < (value - entry(below)).abs() { above } else { below }) as u8
 }
 
 /// The mean with torch's order of additions (`SumKernel.cpp`: vectors of eight lanes, four at a time, in a cascade of
