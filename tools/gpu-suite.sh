@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What Burn does with a 7B model on one GPU, beside PyTorch + transformers + PEFT where they are installed: rates of the
-# device, attention, LoRA on LLaMA-7B by batch and length, and whether memory stays flat. Takes less than ten minutes on
-# an H100. Builds nothing, downloads nothing. A part that fails says why; the others go on.
+# device, attention, LoRA on LLaMA-7B by batch and length, whether memory stays flat, and which kernels take the time.
+# Takes less than ten minutes on an H100. Builds nothing, downloads nothing. A part that fails says why; the others go on.
 #
 # gpu-suite.sh [--tiny] [--out DIR]
 #   --tiny  the same on the CPU, at sizes that take seconds
@@ -29,7 +29,7 @@ device=${device:-cuda:0}
 file=experiments/gpu/${tiny:+tiny-}
 [[ -x $bench ]] || { echo "error: no program at $bench; build one, or name it with BENCH" >&2 && exit 2; }
 # what an earlier run left there would be taken for this one's
-rm -rf "$out"/{device,peer-device}.json "$out"/{ours,peer,steady} "$out"/*.log "$out/table.txt"
+rm -rf "$out"/{device,peer-device}.json "$out"/{ours,peer,steady,profile} "$out"/*.log "$out/table.txt"
 mkdir -p "$out" || exit 2
 
 # CubeCL's code generator links libdevice; Triton brings one where there is no toolkit.
@@ -65,11 +65,12 @@ peer() {
 }
 
 begin=$SECONDS
-ours device 110 "$bench" device "$device" ${tiny:+--tiny} --out "$out/device.json"
-peer peer-device 60 "$python" tools/peer/device.py "$device" ${tiny:+--tiny} --out "$out/peer-device.json"
-ours throughput 200 "$bench" run "${file}throughput.toml" --out "$out/ours"
-peer peer-throughput 120 "$python" tools/peer/run.py "${file}throughput.toml" --out "$out/peer"
+ours device 100 "$bench" device "$device" ${tiny:+--tiny} --out "$out/device.json"
+peer peer-device 50 "$python" tools/peer/device.py "$device" ${tiny:+--tiny} --out "$out/peer-device.json"
+ours throughput 190 "$bench" run "${file}throughput.toml" --out "$out/ours"
+peer peer-throughput 100 "$python" tools/peer/run.py "${file}throughput.toml" --out "$out/peer"
 ours steady 90 "$bench" run "${file}steady.toml" --out "$out/steady"
+ours profile 60 "$bench" run "${file}profile.toml" --out "$out/profile"
 
 # theirs PATH: the file or folder, where it is there.
 theirs() { [[ -e $1 ]] && echo "$1"; }
@@ -82,6 +83,9 @@ theirs() { [[ -e $1 ]] && echo "$1"; }
     echo
     echo "== memory over many steps"
     "$bench" compare "$out/steady"
+    echo
+    echo "== where the time goes"
+    "$bench" compare "$out/profile"
 } >"$out/table.txt" 2>&1
 echo
 cat "$out/table.txt"

@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Parity {
         /// A bundle, or a folder that holds bundles.
         dir: PathBuf,
+        /// cpu, or cuda:0.
+        #[arg(long, default_value = "cpu")]
+        device: String,
         /// As JSON.
         #[arg(long)]
         json: bool,

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use peftlab_backbones::BACKBONES;
+use peftlab_harness::device::OpenDevice;
 use peftlab_harness::grid::{Line, run_grid};
 use peftlab_harness::parity::{self, Verdict};
 use peftlab_harness::plan::{Cell, Plan, program_digest};
@@ -20,7 +21,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Plan { file, json } => plan(file, *json, registry),
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
-        Command::Parity { dir, json } => check_parity(dir, *json, registry),
+        Command::Parity { dir, device, json } => check_parity(dir, device, *json, registry),
         Command::Cell { file, index, identity, out, trial } => {
             let plan = Plan::read(file, registry)?;
             let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
@@ -173,10 +174,12 @@ fn list(what: Listing, as_json: bool, registry: &Registry) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn check_parity(dir: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
+fn check_parity(dir: &Path, device: &str, as_json: bool, registry: &Registry) -> Result<Outcome> {
+    let device = OpenDevice::named(device)?;
     let mut checks = Vec::new();
     for bundle in parity::find(dir)? {
-        let check = parity::check(&bundle, registry).with_context(|| bundle.display().to_string())?;
+        let check = parity::check(&bundle, registry, &device.tensors)
+            .with_context(|| bundle.display().to_string())?;
         if !as_json {
             print(&check);
         }

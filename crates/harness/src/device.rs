@@ -10,7 +10,7 @@ use crate::error::HarnessError;
 /// A device that is there to be used.
 #[derive(Clone, Debug)]
 pub struct OpenDevice {
-    /// Its name in experiment files: `cpu`, `cuda:0` ...
+    /// Its name in experiment files: `cpu`, `cuda:0`, `cubecl-cpu` ...
     pub name: String,
     /// Where tensors are made.
     pub tensors: Device,
@@ -25,12 +25,14 @@ impl OpenDevice {
     }
 
     /// Opens the device `name`: `cpu`, `cuda:N` or `auto`, the first GPU where there is one and the CPU elsewhere.
+    /// `cubecl-cpu` is the host's processor with the kernels of a GPU: to find mistakes there, not to measure.
     ///
     /// # Errors
     /// Where there is no such device, or the build has no support for it; the error says what is missing.
     pub fn named(name: &str) -> Result<Self, HarnessError> {
         match name {
             "cpu" => Ok(Self::cpu()),
+            "cubecl-cpu" => cubecl_cpu(),
             "auto" => Ok(cuda(0).unwrap_or_else(|_| Self::cpu())),
             _ => match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
                 Some(index) => cuda(index),
@@ -88,6 +90,21 @@ impl OpenDevice {
 /// is counted.
 pub(crate) fn used_bytes(device: &Device) -> Option<u64> {
     device.memory_pool_usage().map(|pools| pools.bytes_in_use).or_else(allocated::live)
+}
+
+#[cfg(feature = "cubecl-cpu")]
+#[expect(clippy::unnecessary_wraps, reason = "a build without it has none")]
+fn cubecl_cpu() -> Result<OpenDevice, HarnessError> {
+    Ok(OpenDevice { name: "cubecl-cpu".to_owned(), tensors: Device::cpu(), nvml: None })
+}
+
+#[cfg(not(feature = "cubecl-cpu"))]
+fn cubecl_cpu() -> Result<OpenDevice, HarnessError> {
+    Err(HarnessError::Device(
+        "cubecl-cpu is asked for, but this build does not have it; build with `--features cubecl-cpu`, or use the \
+         device cpu"
+            .to_owned(),
+    ))
 }
 
 #[cfg(not(feature = "cuda"))]

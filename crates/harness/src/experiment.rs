@@ -122,6 +122,8 @@ pub struct TrainingSpec {
     pub evaluate_batch_size: usize,
     /// Steps left out of the timing, for the first ones are slower.
     pub timing_warmup_steps: usize,
+    /// Whether every kernel that the device runs after the timing warm-up is timed, too. That makes steps slower.
+    pub profile_kernels: bool,
 }
 
 impl Default for TrainingSpec {
@@ -144,6 +146,7 @@ impl Default for TrainingSpec {
             evaluate_merged: false,
             evaluate_batch_size: 64,
             timing_warmup_steps: 3,
+            profile_kernels: false,
         }
     }
 }

@@ -7,6 +7,7 @@ mod error;
 pub mod exchange;
 mod experiment;
 pub mod grid;
+mod kernels;
 mod loss;
 mod optimizer;
 pub mod parity;

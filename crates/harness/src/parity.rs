@@ -134,11 +134,11 @@ pub fn find(dir: &Path) -> Result<Vec<PathBuf>, HarnessError> {
     Ok(found)
 }
 
-/// Checks the bundle in `dir`.
+/// Checks the bundle in `dir` on `device`.
 ///
 /// # Errors
 /// Where the bundle itself cannot be read.
-pub fn check(dir: &Path, registry: &Registry) -> Result<Check, HarnessError> {
+pub fn check(dir: &Path, registry: &Registry, device: &Device) -> Result<Check, HarnessError> {
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
     let mut check = Check { name, verdict: Verdict::Skip, errors: BTreeMap::new(), notes: Vec::new() };
     let bundle: Bundle = read_json(&dir.join("bundle.json"))?;
@@ -147,7 +147,7 @@ pub fn check(dir: &Path, registry: &Registry) -> Result<Check, HarnessError> {
         return Ok(check);
     }
     match method(dir, &bundle, registry)? {
-        Ok(method) => Run { dir, bundle: &bundle, method: &*method, device: Device::flex().autodiff() }
+        Ok(method) => Run { dir, bundle: &bundle, method: &*method, device: device.clone().autodiff() }
             .check(&mut check)?,
         Err(reason) => check.notes.push(reason),
     }

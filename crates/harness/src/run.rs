@@ -200,7 +200,7 @@ impl Run<'_> {
         let (mut model, history) =
             trainer.train(attached.model, &self.scorer.data.train, &mut validation_loss, event)?;
         phase("check")?;
-        let on_device = gpu.as_ref().map(|gpu| gpu.read(&device)).unwrap_or_default();
+        let on_device = on_device(&device, gpu.as_ref());
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
         let trained =
             params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
@@ -222,6 +222,7 @@ impl Run<'_> {
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
             merged,
             time: self.time(&history, &summary),
+            kernels: history.kernels.clone(),
             memory: Memory { base_bytes: Some(base_bytes), ..memory(&summary, on_device) },
             checks: Checks { frozen_unchanged, trained_changed, step0_difference },
             weights_digest: weights_digest(&model),
@@ -372,20 +373,31 @@ impl<'a> Gpu<'a> {
         Ok(Some(Self { nvml, sampler: NvmlSampler::start(nvml).map_err(failed)?, energy }))
     }
 
-    /// The device's part of the memory record.
-    fn read(&self, device: &Device) -> Memory {
-        let pools = device.memory_pool_usage();
+    /// What the driver says, beside what the allocator does.
+    fn read(&self, allocator: Memory) -> Memory {
         let energy = self.nvml.energy_millijoules().ok().flatten();
         let spent = energy.zip(self.energy).map(|(end, start)| end.saturating_sub(start) as f64 / 1e3);
         let peak = self.sampler.peak();
         Memory {
             device_process_peak: peak.process.map(|memory| memory.bytes),
-            device_used: pools.as_ref().map(|pools| pools.bytes_in_use),
-            device_reserved: pools.as_ref().map(|pools| pools.bytes_reserved),
             energy_joules: spent,
             device_utilisation: peak.utilisation_percent,
-            ..Memory::default()
+            ..allocator
         }
+    }
+}
+
+/// The device's part of the memory record; the host's allocator does not count as one.
+fn on_device(device: &Device, gpu: Option<&Gpu<'_>>) -> Memory {
+    let pools = device.memory_pool_usage();
+    let allocator = Memory {
+        device_used: pools.as_ref().map(|pools| pools.bytes_in_use),
+        device_reserved: pools.as_ref().map(|pools| pools.bytes_reserved),
+        ..Memory::default()
+    };
+    match gpu {
+        Some(gpu) => gpu.read(allocator),
+        None => allocator,
     }
 }
 

@@ -4,7 +4,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
 use peftlab_peft::{Course, DynMethod, Outline};
-use peftlab_record::{Prediction, Step};
+use peftlab_record::{KernelProfile, Prediction, Step};
 use peftlab_tasks::{
     Batch, BatchTargets, Example, Predictions, Split, Target, collate, epoch_order, eval_order,
 };
@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::device;
 use crate::error::HarnessError;
 use crate::experiment::TrainingSpec;
+use crate::kernels::KernelWatch;
 use crate::loss::{Targets, loss};
 use crate::step::Stepper;
 
@@ -119,6 +120,8 @@ pub(crate) struct History {
     pub best_step: usize,
     /// Rows seen.
     pub samples: usize,
+    /// Where the device's time went, if that was asked for.
+    pub kernels: Option<KernelProfile>,
 }
 
 /// Number of optimizer steps that `spec` asks for with `examples` in the training set.
@@ -170,6 +173,7 @@ impl Trainer<'_> {
         let mut history = History { planned: steps, best_step: steps, ..History::default() };
         let mut best: Option<(f64, Model)> = None;
         let mut looks_without_gain = 0;
+        let mut watch = spec.profile_kernels.then(KernelWatch::default);
 
         'training: for epoch in 0.. {
             let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch));
@@ -183,7 +187,11 @@ impl Trainer<'_> {
                 let examples =
                     group.iter().map(|rows| rows.iter().map(|row| &split.examples[*row]).collect()).collect();
                 let record;
-                (model, record) = self.step(model, &mut stepper, step, learning_rate, examples)?;
+                let run = || self.step(model, &mut stepper, step, learning_rate, examples);
+                (model, record) = match &mut watch {
+                    Some(watch) if step >= spec.timing_warmup_steps => watch.step(run)?,
+                    _ => run()?,
+                };
                 history.samples += group.iter().map(Vec::len).sum::<usize>();
                 history.steps.push(record.clone());
                 event(Event::Step { step: record, steps });
@@ -207,6 +215,8 @@ impl Trainer<'_> {
                 }
             }
         }
+        let timed = history.steps.iter().skip(spec.timing_warmup_steps).map(|step| step.seconds).sum();
+        history.kernels = watch.map(|watch| watch.profile(timed));
         Ok((best.map_or(model, |(_, best)| best), history))
     }
 

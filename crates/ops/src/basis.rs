@@ -57,7 +57,7 @@ pub fn combine(coefficients: Tensor<1>, stream: BasisStream) -> Tensor<1> {
 /// The operations on random vectors, for each backend. The bodies in tensor operations are every backend's but for
 /// those that have better ones: one vector at a time is made on the host.
 #[allow(unreachable_pub, reason = "the macro's code is outside of this module's visibility")]
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff, Fusion: cfg(feature = "cuda"))]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff, Fusion: cfg(feature = "cube"))]
 pub trait BasisOps: Backend {
     /// `Σ cᵢ uᵢ`, `[length]`.
     #[fusion(default)]
@@ -109,7 +109,7 @@ impl BasisOps for Flex {
     }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 impl BasisOps for burn::backend::Cube {}
 
 impl<B: BasisOps, C: CheckpointStrategy> BasisOps for Autodiff<B, C> {

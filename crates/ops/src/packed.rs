@@ -210,7 +210,7 @@ struct Parts {
 
 /// The operations on packed weights, for each backend.
 #[allow(unreachable_pub, reason = "the macro's code is outside of this module's visibility")]
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff, Fusion: cfg(feature = "cuda"))]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff, Fusion: cfg(feature = "cube"))]
 pub trait PackedOps: Backend {
     /// The dense weight, `[out, in]`. The body in tensor operations is every backend's but for those that have a
     /// better one.
@@ -335,7 +335,7 @@ impl PackedOps for Flex {
     }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 impl PackedOps for burn::backend::Cube {}
 
 #[allow(clippy::redundant_closure_for_method_calls, reason = "the method's path is Burn's own affair")]

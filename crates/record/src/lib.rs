@@ -3,6 +3,7 @@
 //! year: a change of meaning raises [`SCHEMA`].
 
 mod device;
+mod kernels;
 mod number;
 
 use std::io::Write;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use device::{DeviceReport, Measure};
+pub use kernels::{KernelProfile, KernelTime};
 
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
@@ -140,6 +142,9 @@ pub struct Measured {
     pub merged: Vec<MergedLoss>,
     /// Seconds.
     pub time: Time,
+    /// Where the device's time went, if that was asked for.
+    #[serde(default)]
+    pub kernels: Option<KernelProfile>,
     /// Bytes.
     pub memory: Memory,
     /// Checks that every run makes.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use peftlab_record::{DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path};
 
-use crate::ReportError;
 use crate::stats::median;
 use crate::table::{aligned, grouped, mebibytes};
+use crate::{ReportError, kernels};
 
 /// What one program made of an experiment.
 struct Side {
@@ -128,7 +128,7 @@ pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, Report
         "TFLOP/s: four operations a token and parameter of the base; busy: share of time with a kernel"
             .to_owned(),
     );
-    Ok(table(&lines, &notes))
+    Ok(table(&lines, &notes) + &kernels::tables(ours.runs.iter().map(|(_, run)| run)))
 }
 
 fn header(ours: &str, theirs: Option<&str>) -> Vec<String> {

@@ -3,6 +3,7 @@
 mod compare;
 mod costs;
 mod grid;
+mod kernels;
 #[cfg(test)]
 mod made;
 mod plot;
@@ -54,6 +55,7 @@ pub fn report(dir: &Path) -> Result<Report, ReportError> {
     if records.is_empty() {
         return Err(ReportError::Empty(dir.to_owned()));
     }
+    let profiles = kernels::tables(records.iter().map(|(_, record)| record));
     let grid = Grid::new(records)?;
     let mut files = Vec::new();
     for (name, text) in [
@@ -66,5 +68,5 @@ pub fn report(dir: &Path) -> Result<Report, ReportError> {
         files.push(path);
     }
     files.extend(plot::all(&grid, &dir.join("plots"))?);
-    Ok(Report { text: table::terminal(&grid), files })
+    Ok(Report { text: table::terminal(&grid) + &profiles, files })
 }

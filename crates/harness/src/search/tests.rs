@@ -11,6 +11,7 @@ fn record(higher_is_better: bool, measured: Option<(f64, f64)>) -> Record {
         validation: vec![Score { metric: "metric".to_owned(), value, standard_error: None, items: 1 }],
         test: Vec::new(),
         merged: Vec::new(),
+        kernels: None,
         time,
         memory,
         checks: Checks::default(),
