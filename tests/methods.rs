@@ -273,10 +273,7 @@ fn overfit(architecture: &str, method: &dyn DynMethod, learning_rate: f64) -> Re
         if least < 0.1 {
             break;
         }
-        let total = match stepper.extra_loss(&mut model) {
-            Some(extra) => mean + extra,
-            None => mean,
-        };
+        let total = stepper.with_extra_loss(mean, 1.0, &mut model);
         let gradients = GradientsParams::from_grads(total.backward(), &model);
         model = stepper.step(learning_rate, model, gradients);
     }

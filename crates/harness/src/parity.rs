@@ -335,10 +335,7 @@ impl Run<'_> {
             BundleMode::Train => Mode::Train,
         };
         let mean = loss(model.forward(batch.input, mode), batch.targets).sum / batch.counted;
-        let total = match stepper.extra_loss(model) {
-            Some(extra) => mean + extra,
-            None => mean,
-        };
+        let total = stepper.with_extra_loss(mean, 1.0, model);
         let value = f64::from(total.clone().into_scalar::<f32>());
         (value, total.backward())
     }

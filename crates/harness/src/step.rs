@@ -41,9 +41,12 @@ impl Stepper {
         }
     }
 
-    /// What the method adds to the loss, `[1]`.
-    pub fn extra_loss(&self, model: &mut Model) -> Option<Tensor<1>> {
-        self.policy.as_ref()?.extra_loss(model)
+    /// `loss` `[1]` of one of the step's `passes`, with its share of what the method adds.
+    pub fn with_extra_loss(&self, loss: Tensor<1>, passes: f64, model: &mut Model) -> Tensor<1> {
+        match self.policy.as_ref().and_then(|policy| policy.extra_loss(model)) {
+            Some(extra) => loss + extra / passes,
+            None => loss,
+        }
     }
 
     /// The model after a step along `gradients`.

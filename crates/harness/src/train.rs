@@ -3,6 +3,7 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
+use peftlab_ops::split_mix;
 use peftlab_peft::{Course, DynMethod, Outline};
 use peftlab_record::{KernelProfile, Prediction, Step};
 use peftlab_tasks::{
@@ -176,7 +177,7 @@ impl Trainer<'_> {
         let mut watch = spec.profile_kernels.then(KernelWatch::default);
 
         'training: for epoch in 0.. {
-            let mut rng = ChaCha8Rng::seed_from_u64(mix(self.seed, epoch));
+            let mut rng = ChaCha8Rng::seed_from_u64(split_mix(self.seed, epoch));
             let order = epoch_order(&lengths, spec.batch_size, spec.length_buckets, &mut rng);
             for group in order.chunks(spec.gradient_accumulation) {
                 let step = history.steps.len();
@@ -230,7 +231,7 @@ impl Trainer<'_> {
         batches: Vec<Vec<&Example>>,
     ) -> Result<(Model, Step), HarnessError> {
         let device = &self.feeder.device;
-        device.seed(mix(self.seed, 1 << 32 | step as u64));
+        device.seed(split_mix(self.seed, 1 << 32 | step as u64));
         let start = std::time::Instant::now();
         stepper.begin(&mut model);
         let batches: Vec<_> = batches.iter().map(|examples| self.feeder.feed(examples)).collect();
@@ -243,10 +244,7 @@ impl Trainer<'_> {
             let mean =
                 loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum / counted.max(1) as f64;
             value += f64::from(mean.clone().into_scalar::<f32>());
-            let total = match stepper.extra_loss(&mut model) {
-                Some(extra) => mean + extra / passes,
-                None => mean,
-            };
+            let total = stepper.with_extra_loss(mean, passes, &mut model);
             accumulator.accumulate(&model, GradientsParams::from_grads(total.backward(), &model));
         }
         if !value.is_finite() {
@@ -263,15 +261,6 @@ impl Trainer<'_> {
         let (step, tokens, used_bytes) = (step as u64 + 1, tokens as u64, device::used_bytes(device));
         Ok((model, Step { step, loss: value, learning_rate, seconds, tokens, used_bytes }))
     }
-}
-
-/// SplitMix64's finaliser: neighbouring numbers give unrelated seeds.
-fn mix(seed: u64, stream: u64) -> u64 {
-    let mut z =
-        seed.wrapping_add(stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// What an evaluation gave.

@@ -11,11 +11,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
 
-/// SplitMix64's increment, the golden ratio's fraction.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// SplitMix64's finaliser (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195).
-fn mix(mut z: u64) -> u64 {
+/// Output `index`, from 0, of SplitMix64 from the state `seed` (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195):
+/// any output by itself, and neighbouring numbers give unrelated ones.
+pub fn split_mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -38,7 +37,7 @@ impl BasisStream {
     pub fn vector(self, index: usize) -> impl Iterator<Item = f32> {
         let start = (index * self.length) as u64;
         (start..start + self.length as u64).map(move |k| {
-            let bits = mix(self.key.wrapping_add((k + 1).wrapping_mul(GOLDEN))) >> 40;
+            let bits = split_mix(self.key, k) >> 40;
             // 24 bits: exact
             bits as f32 / 8_388_608.0 - 1.0
         })

@@ -12,7 +12,7 @@ mod packed;
 mod rotary;
 
 pub use attention::{attention, causal_mask, padding_mask};
-pub use basis::{BasisStream, combine};
+pub use basis::{BasisStream, combine, split_mix};
 pub use loss::{cross_entropy_sum, mean_squared_error};
 pub use norm::{layer_norm, rms_norm};
 pub use packed::{Layout, Packed, Scheme};

@@ -4,20 +4,14 @@
 
 use burn::tensor::{Device, TensorData};
 use peftlab_ops::codec::{Levels, code, compress, decompress, dynamic_table, quantise};
-use peftlab_ops::{Packed, Scheme};
+use peftlab_ops::{Packed, Scheme, split_mix};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// The weights that the script makes, from integers.
 fn weights() -> Vec<f32> {
     let drawn = |index: u64| {
-        let draw = |k: u64| (mix((index * 12 + k + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 48) as i64;
+        let draw = |k: u64| (split_mix(0, index * 12 + k) >> 48) as i64;
         ((0..12).map(draw).sum::<i64>() - 6 * 65535) as f32 * 2.0f32.powi(-21)
     };
     let mut all: Vec<f32> = (0..1_000_000).map(drawn).collect();
@@ -79,8 +73,7 @@ fn codes_scales_and_values_are_bitsandbytes_to_the_bit() {
 
 /// Box-Muller over the same stream.
 fn normal(count: usize) -> Vec<f32> {
-    let uniform =
-        |i: u64| (mix((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 11) as f64 / (1u64 << 53) as f64;
+    let uniform = |i: u64| (split_mix(0, i) >> 11) as f64 / (1u64 << 53) as f64;
     let one = |i: u64| {
         (-2.0 * (1.0 - uniform(2 * i)).ln()).sqrt() * (std::f64::consts::TAU * uniform(2 * i + 1)).cos()
     };

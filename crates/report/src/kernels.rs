@@ -10,6 +10,9 @@ use crate::table::aligned;
 /// Kernels that have a line of their own; the others share one.
 const SHOWN: usize = 20;
 
+/// Characters of a kernel's name.
+const LONGEST: usize = 80;
+
 /// A table for every profile among `runs`; empty where there is none.
 pub(crate) fn tables<'a>(runs: impl Iterator<Item = &'a Record>) -> String {
     let mut text = String::new();
@@ -44,7 +47,7 @@ fn table(profile: &KernelProfile) -> String {
     };
     let mut lines = vec![["kernel", "launches", "ms", "%"].map(str::to_owned).to_vec()];
     let (shown, others) = profile.kernels.split_at(profile.kernels.len().min(SHOWN));
-    lines.extend(shown.iter().map(|kernel| line(&kernel.name, kernel.launches, kernel.seconds)));
+    lines.extend(shown.iter().map(|kernel| line(&telling(&kernel.name), kernel.launches, kernel.seconds)));
     let sum = |kernels: &[peftlab_record::KernelTime]| {
         (
             kernels.iter().map(|kernel| kernel.launches).sum(),
@@ -62,6 +65,17 @@ fn table(profile: &KernelProfile) -> String {
         "{}a step took {step} ms while every kernel was timed; without that it is faster",
         aligned(&lines, 1)
     )
+}
+
+/// A kernel's name without the parts that most of them have, and no longer than a line can be.
+fn telling(name: &str) -> String {
+    let common = |part: &&str| part.starts_with("__") || part.starts_with("Dynamic") || *part == "()";
+    let parts: Vec<&str> = name.split(" | ").filter(|part| !common(part)).collect();
+    let text = parts.join(" | ");
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +98,8 @@ mod tests {
         assert_eq!(words("5 others"), ["5", "others", "115", "25.0", "20.0"]);
         assert_eq!(words("all"), ["all", "325", "125", "100"]);
         assert!(text.ends_with("a step took 250 ms while every kernel was timed; without that it is faster"));
+        assert_eq!(telling("A | DynamicScalar | __Lhs | () | B"), "A | B");
+        assert_eq!(telling(&"x".repeat(100)), "x".repeat(80) + "..");
         assert_eq!(table(&KernelProfile::default()), "none: the device launches no kernels");
     }
 }
