@@ -282,6 +282,29 @@ fn a_changed_grid_of_rates_runs_what_is_new() {
 }
 
 #[test]
+fn steps_after_the_warm_up_are_profiled_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let methods = "[[method]]\nname = \"lora\"\ntraining = { profile_kernels = true, timing_warmup_steps = 2 }\n\n\
+                   [[method]]\nname = \"bitfit\"\n";
+    let file = experiment(dir.path(), "kernels", "[0]", 5, methods);
+    let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let out = dir.path().join("out");
+    let profile = |stem: &str| {
+        let all = names(&out.join("runs"), "json");
+        let name = all.iter().find(|name| name.contains(stem)).unwrap();
+        record(&out, &format!("runs/{name}"))["measured"]["kernels"].clone()
+    };
+    let watched = profile("lora");
+    assert_eq!(watched["steps"], 3);
+    assert!(watched["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(profile("bitfit"), Value::Null);
+    // the backend of the tests has no kernels, and that is said
+    assert_eq!(text(&output).matches("kernels of lora").count(), 1, "{}", text(&output));
+    assert!(text(&output).contains("launches no kernels"));
+}
+
+#[test]
 fn a_device_is_measured_and_compared() {
     let dir = tempfile::tempdir().unwrap();
     let measured = bench(dir.path(), &["device", "cpu", "--tiny", "--out", "device.json"]);

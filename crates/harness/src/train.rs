@@ -237,16 +237,18 @@ impl Trainer<'_> {
         let batches: Vec<_> = batches.iter().map(|examples| self.feeder.feed(examples)).collect();
         let counted: usize = batches.iter().map(|batch| batch.counted).sum();
         let passes = batches.len() as f64;
-        let (mut tokens, mut value) = (0, 0.0);
+        let (mut tokens, mut losses) = (0, Vec::new());
         let mut accumulator = GradientsAccumulator::new();
         for batch in batches {
             tokens += batch.tokens;
             let mean =
                 loss(model.forward(&batch.input, Mode::Train), &batch.targets).sum / counted.max(1) as f64;
-            value += f64::from(mean.clone().into_scalar::<f32>());
+            losses.push(mean.clone().detach());
             let total = stepper.with_extra_loss(mean, passes, &mut model);
             accumulator.accumulate(&model, GradientsParams::from_grads(total.backward(), &model));
         }
+        // not before the backward passes are on their way: a device would have nothing to do while the host waits
+        let value: f64 = losses.into_iter().map(|loss| f64::from(loss.into_scalar::<f32>())).sum();
         if !value.is_finite() {
             return Err(HarnessError::Failed(format!(
                 "the loss became {value} at step {step}: training diverged; lower learning_rate ({}) or clip with max_grad_norm",

@@ -44,7 +44,6 @@ impl Default for Made {
             peak_bytes: 1 << 20,
             base_bytes: None,
             merged: Vec::new(),
-            kernels: None,
             out_of_memory: false,
         }
     }
