@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One archive below 60 MiB with all that tools/gpu-suite.sh needs on a machine with a GPU and no toolchain: the program,
-# the experiments with their bundled model and texts, the suite, its peer. There: tar xf, then tools/gpu-suite.sh.
+# the experiments with their bundled model and texts, the parity bundles, the suite, its peer. There: tar xf, then tools/gpu-suite.sh.
 #
 # pack-gpu.sh [FEATURE]     FEATURE: cuda (Burn's LLVM code generator; the default) or cuda-cpp (NVRTC)
 # Builds into $CARGO_TARGET_DIR, or target; writes peftlab-FEATURE.tar.xz there.
@@ -21,6 +21,7 @@ cp "$target/release/bench" "$stage/$name/bin/bench"
 strip "$stage/$name/bin/bench"
 cp -r experiments assets "$stage/$name/"
 cp -r tools/gpu-suite.sh tools/peer "$stage/$name/tools/"
+mkdir -p "$stage/$name/tests/fixtures" && cp -r tests/fixtures/parity "$stage/$name/tests/fixtures/"
 rm -rf "$stage/$name/tools/peer/__pycache__"
 archive=$target/$name.tar.xz
 tar -C "$stage" -c "$name" | xz -T0 -6 >"$archive.part"

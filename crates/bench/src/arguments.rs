@@ -50,8 +50,9 @@ pub(crate) enum Command {
     },
     /// Check against what a reference implementation computed: one bundle, or all below a folder.
     Parity {
-        /// A bundle, or a folder that holds bundles.
-        dir: PathBuf,
+        /// Bundles, or folders that hold bundles.
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
         /// cpu, or cuda:0.
         #[arg(long, default_value = "cpu")]
         device: String,

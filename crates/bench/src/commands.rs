@@ -21,7 +21,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Plan { file, json } => plan(file, *json, registry),
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
-        Command::Parity { dir, device, json } => check_parity(dir, device, *json, registry),
+        Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
         Command::Cell { file, index, identity, out, trial } => {
             let plan = Plan::read(file, registry)?;
             let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
@@ -174,10 +174,11 @@ fn list(what: Listing, as_json: bool, registry: &Registry) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn check_parity(dir: &Path, device: &str, as_json: bool, registry: &Registry) -> Result<Outcome> {
+fn check_parity(dirs: &[PathBuf], device: &str, as_json: bool, registry: &Registry) -> Result<Outcome> {
     let device = OpenDevice::named(device)?;
     let mut checks = Vec::new();
-    for bundle in parity::find(dir)? {
+    let bundles = dirs.iter().map(|dir| parity::find(dir)).collect::<Result<Vec<_>, _>>()?;
+    for bundle in bundles.into_iter().flatten() {
         let check = parity::check(&bundle, registry, &device.tensors)
             .with_context(|| bundle.display().to_string())?;
         if !as_json {
