@@ -260,12 +260,6 @@ struct AdaLoraAdapter {
 }
 
 impl AdaLoraAdapter {
-    /// `[in, r₀]` and `[r₀, out]`, whose product is the update without its scale.
-    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
-        let scaled = self.lora_A.val() * self.lora_E.val();
-        (scaled.transpose(), self.lora_B.val().transpose())
-    }
-
     /// Zeroes the values of E that are not `kept`.
     fn mask(&mut self, kept: &[bool]) {
         let values = self.lora_E.val().into_data();
@@ -281,15 +275,32 @@ impl AdaLoraAdapter {
 
 impl ProjectionAdapter for AdaLoraAdapter {
     fn forward(&self, input: Tensor<3>, inner: &Inner<'_>) -> Tensor<3> {
-        let (a, b) = self.factors();
+        let (a, e, b) = (self.lora_A.val(), self.lora_E.val(), self.lora_B.val());
         let dropped = inner.context.dropout(input.clone(), self.dropout);
-        inner.forward(input) + linear(linear(dropped, a, None) * self.scale, b, None)
+        inner.forward(input) + through_triplets(dropped, a, e, b, self.scale)
     }
 
     fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
-        let (a, b) = self.factors();
-        Some(weights.plus(a.matmul(b) * self.scale))
+        let a = (self.lora_A.val() * self.lora_E.val()).transpose();
+        Some(weights.plus(a.matmul(self.lora_B.val().transpose()) * self.scale))
     }
+}
+
+/// `x Aᵀ diag(E) Bᵀ · scale` for `x` `[batch, sequence, in]`, `a` `[r, in]`, `e` `[r, 1]` and `b` `[out, r]`.
+///
+/// E scales the r activations and not A, which is the same product: Burn 0.22.1 fuses the gradients of `(A E)ᵀ` into
+/// one kernel that reads past E's end where r is 1 (see CONTRIBUTING.md).
+pub(crate) fn through_triplets(
+    input: Tensor<3>,
+    a: Tensor<2>,
+    e: Tensor<2>,
+    b: Tensor<2>,
+    scale: f64,
+) -> Tensor<3> {
+    let hidden = linear(input, a.transpose(), None);
+    let rank = e.dims()[0];
+    let e = cast_like(e.reshape([1, 1, rank]) * scale, &hidden);
+    linear(hidden * e, b.transpose(), None)
 }
 
 /// `‖A Aᵀ − I‖²` and `‖Bᵀ B − I‖²`, `[1]` each, for `a` `[r, in]` and `b` `[out, r]`.

@@ -6,10 +6,10 @@ use burn::tensor::{DType, Tensor, TensorData};
 use peftlab_layers::{
     Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, name_hash,
 };
-use peftlab_ops::{BasisStream, linear};
+use peftlab_ops::BasisStream;
 use serde::{Deserialize, Serialize};
 
-use super::ada_lora::distances_from_orthogonal;
+use super::ada_lora::{distances_from_orthogonal, through_triplets};
 use super::checks::{check_decay, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
 use crate::{
@@ -171,12 +171,16 @@ fn joined(params: &[Param<Tensor<2>>], dim: usize) -> Tensor<2> {
 }
 
 impl IncreLoraAdapter {
-    /// `[in, active]` and `[active, out]`, whose product is the update without its scale.
-    fn factors(&self) -> (Tensor<2>, Tensor<2>) {
-        let a = joined(&self.lora_A[..self.active], 0);
-        let e = joined(&self.lora_E[..self.active], 0);
-        let b = joined(&self.lora_B[..self.active], 1);
-        ((a * e).transpose(), b.transpose())
+    /// A `[active, in]`, E `[active, 1]` and B `[out, active]`.
+    fn triplets(&self) -> [Tensor<2>; 3] {
+        let part = |params: &[Param<Tensor<2>>], dim| joined(&params[..self.active], dim);
+        [part(&self.lora_A, 0), part(&self.lora_E, 0), part(&self.lora_B, 1)]
+    }
+
+    /// `[in, out]`, without its scale.
+    fn update(&self) -> Tensor<2> {
+        let [a, e, b] = self.triplets();
+        (a * e).transpose().matmul(b.transpose())
     }
 
     /// How far all triplets, the reserve included, are from orthogonal, `[1]`.
@@ -229,13 +233,12 @@ impl IncreLoraAdapter {
 
 impl ProjectionAdapter for IncreLoraAdapter {
     fn forward(&self, input: Tensor<3>, inner: &Inner<'_>) -> Tensor<3> {
-        let (a, b) = self.factors();
-        inner.forward(input.clone()) + linear(linear(input, a, None) * self.scale, b, None)
+        let [a, e, b] = self.triplets();
+        inner.forward(input.clone()) + through_triplets(input, a, e, b, self.scale)
     }
 
     fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
-        let (a, b) = self.factors();
-        Some(weights.plus(a.matmul(b) * self.scale))
+        Some(weights.plus(self.update() * self.scale))
     }
 }
 
@@ -320,10 +323,8 @@ mod tests {
             scale: 1.0,
         };
         adapter.train_reserve(false);
-        let update = |adapter: &IncreLoraAdapter| {
-            let (a, b) = adapter.factors();
-            a.matmul(b).into_data().iter::<f32>().collect::<Vec<_>>()
-        };
+        let update =
+            |adapter: &IncreLoraAdapter| adapter.update().into_data().iter::<f32>().collect::<Vec<_>>();
         let before = update(&adapter);
         adapter.grow("model.layers.0.self_attn.q_proj");
         assert_eq!((adapter.active, adapter.lora_A.len(), adapter.lora_B.len()), (2, 3, 3));
