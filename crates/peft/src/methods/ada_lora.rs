@@ -289,7 +289,7 @@ impl ProjectionAdapter for AdaLoraAdapter {
 /// `x Aᵀ diag(E) Bᵀ · scale` for `x` `[batch, sequence, in]`, `a` `[r, in]`, `e` `[r, 1]` and `b` `[out, r]`.
 ///
 /// E scales the r activations and not A, which is the same product: Burn 0.22.1 fuses the gradients of `(A E)ᵀ` into
-/// one kernel that reads past E's end where r is 1 (see CONTRIBUTING.md).
+/// one kernel that gives wrong numbers where r is 1 (see CONTRIBUTING.md).
 pub(crate) fn through_triplets(
     input: Tensor<3>,
     a: Tensor<2>,
