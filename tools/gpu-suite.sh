@@ -57,8 +57,10 @@ part() {
     return $code
 }
 ours() { part "$@" || status=1; }
+# asked once: these imports take seconds
+"$python" -c 'import torch, transformers, peft' 2>/dev/null && peer_here=yes || peer_here=
 peer() {
-    if "$python" -c 'import torch, transformers, peft' 2>/dev/null; then
+    if [[ -n $peer_here ]]; then
         part "$@"
     else
         echo "$1: left out, $python has not all of torch, transformers and peft"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One archive below 60 MiB with all that tools/gpu-suite.sh needs on a machine with a GPU and no toolchain: the program,
-# the experiments with their bundled model and texts, the parity bundles, the suite, its peer. There: tar xf, then tools/gpu-suite.sh.
+# the experiments with their bundled model and texts, the parity bundles, the suite, its peer. There: tar xf, then
+# tools/gpu-suite.sh.
 #
 # pack-gpu.sh [FEATURE]     FEATURE: cuda (Burn's LLVM code generator; the default) or cuda-cpp (NVRTC)
 # Builds into $CARGO_TARGET_DIR, or target; writes peftlab-FEATURE.tar.xz there.

@@ -53,7 +53,7 @@ pub(crate) enum Command {
         /// Bundles, or folders that hold bundles.
         #[arg(required = true)]
         dirs: Vec<PathBuf>,
-        /// cpu, or cuda:0.
+        /// cpu, cuda:0, or cubecl-cpu in a build that has it.
         #[arg(long, default_value = "cpu")]
         device: String,
         /// As JSON.

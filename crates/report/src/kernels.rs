@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use peftlab_record::{KernelProfile, Record};
+use peftlab_record::{KernelProfile, KernelTime, Record};
 
 use crate::compare::significant;
 use crate::table::aligned;
@@ -48,7 +48,7 @@ fn table(profile: &KernelProfile) -> String {
     let mut lines = vec![["kernel", "launches", "ms", "%"].map(str::to_owned).to_vec()];
     let (shown, others) = profile.kernels.split_at(profile.kernels.len().min(SHOWN));
     lines.extend(shown.iter().map(|kernel| line(&telling(&kernel.name), kernel.launches, kernel.seconds)));
-    let sum = |kernels: &[peftlab_record::KernelTime]| {
+    let sum = |kernels: &[KernelTime]| {
         (
             kernels.iter().map(|kernel| kernel.launches).sum(),
             kernels.iter().map(|kernel| kernel.seconds).sum(),
@@ -80,8 +80,6 @@ fn telling(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use peftlab_record::KernelTime;
-
     use super::*;
 
     #[test]

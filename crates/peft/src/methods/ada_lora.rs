@@ -281,8 +281,8 @@ impl ProjectionAdapter for AdaLoraAdapter {
     }
 
     fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
-        let a = (self.lora_A.val() * self.lora_E.val()).transpose();
-        Some(weights.plus(a.matmul(self.lora_B.val().transpose()) * self.scale))
+        let update = triplets_product(self.lora_A.val(), self.lora_E.val(), self.lora_B.val());
+        Some(weights.plus(update * self.scale))
     }
 }
 
@@ -301,6 +301,11 @@ pub(crate) fn through_triplets(
     let rank = e.dims()[0];
     let e = cast_like(e.reshape([1, 1, rank]) * scale, &hidden);
     linear(hidden * e, b.transpose(), None)
+}
+
+/// `Aᵀ diag(E) Bᵀ`, `[in, out]`, for the same.
+pub(crate) fn triplets_product(a: Tensor<2>, e: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    (a * e).transpose().matmul(b.transpose())
 }
 
 /// `‖A Aᵀ − I‖²` and `‖Bᵀ B − I‖²`, `[1]` each, for `a` `[r, in]` and `b` `[out, r]`.

@@ -9,7 +9,7 @@ use peftlab_layers::{
 use peftlab_ops::BasisStream;
 use serde::{Deserialize, Serialize};
 
-use super::ada_lora::{distances_from_orthogonal, through_triplets};
+use super::ada_lora::{distances_from_orthogonal, through_triplets, triplets_product};
 use super::checks::{check_decay, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
 use crate::{
@@ -180,7 +180,7 @@ impl IncreLoraAdapter {
     /// `[in, out]`, without its scale.
     fn update(&self) -> Tensor<2> {
         let [a, e, b] = self.triplets();
-        (a * e).transpose().matmul(b.transpose())
+        triplets_product(a, e, b)
     }
 
     /// How far all triplets, the reserve included, are from orthogonal, `[1]`.
