@@ -92,6 +92,20 @@ fn settings() {
 }
 
 #[test]
+fn a_mistake_in_what_methods_share_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = format!("{LORA}\n[[method]]\nname = \"bitfit\"\ntraining = {{ epohcs = 1 }}\n");
+    let file = experiment(dir.path(), "wrong", "[0]", 2, &two);
+    let wrong = std::fs::read_to_string(&file).unwrap().replace("batch_size", "bach_size");
+    std::fs::write(&file, wrong).unwrap();
+    let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", "out"]);
+    let message = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(message.matches("did you mean `batch_size`").count(), 1, "{message}");
+    assert_eq!(message.matches("did you mean `epochs`").count(), 1, "{message}");
+}
+
+#[test]
 fn data_sets() {
     refused(|d, t| data(d, &t, "empty.tsv", b"text\tlabel\n"), &["sentiment", "empty.tsv", "empty"]);
     refused(

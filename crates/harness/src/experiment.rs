@@ -275,11 +275,13 @@ impl Reader<'_> {
             }
         };
         let model: Option<ModelSpec> = self.table(&file.model, "[model]");
-        let shared = file.training.as_ref().map_or_else(toml::Table::new, |table| table.get_ref().clone());
         let training: Option<TrainingSpec> = match &file.training {
             Some(table) => self.table(table, "[training]"),
             None => Some(TrainingSpec::default()),
         };
+        // what is wrong there is told once, and not again for each method
+        let shared = file.training.as_ref().filter(|_| training.is_some());
+        let shared = shared.map_or_else(toml::Table::new, |table| table.get_ref().clone());
         let search = file.search.as_ref().and_then(|table| self.search(table));
         let tasks: Vec<TaskSpec> =
             file.task.iter().filter_map(|table| self.table(table, "[[task]]")).collect();

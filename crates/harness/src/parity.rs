@@ -125,6 +125,9 @@ pub fn find(dir: &Path) -> Result<Vec<PathBuf>, HarnessError> {
         }
         Ok(())
     }
+    if dir.is_file() {
+        return Err(HarnessError::input(dir, "is no folder; give a bundle, or a folder that holds bundles"));
+    }
     let mut found = Vec::new();
     walk(dir, &mut found)?;
     if found.is_empty() {
