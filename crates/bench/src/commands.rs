@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -35,6 +36,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         }
         Command::Import { adapter, experiment, task } => {
             let plan = Plan::read(experiment, registry)?;
+            warn(&plan.all_warnings());
             let scores = exchange::import(adapter, &plan, task.as_deref(), registry)?;
             for (split, score) in scores {
                 print(format!(
@@ -53,8 +55,17 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
     }
 }
 
+/// Says on standard error what a reader of the plan's numbers should know.
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        // nobody is left to tell if the standard error is gone
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+}
+
 fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &Registry) -> Result<Outcome> {
     let plan = Plan::read(file, registry)?;
+    warn(&plan.all_warnings());
     let out = out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from);
     let outcome = run_grid(&plan, &program_digest()?, &out, only, &mut Shown::new())?;
     let report = peftlab_report::report(&out)?;
@@ -92,6 +103,7 @@ fn run_cell(plan: &Plan, cell: Option<&Cell>, out: &Path) -> Result<Outcome> {
 
 fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
     let plan = Plan::outline(file, registry)?;
+    warn(&plan.all_warnings());
     if as_json {
         let cells: Vec<&Cell> = plan.trials.iter().chain(&plan.cells).collect();
         print(serde_json::to_string_pretty(&cells)?);

@@ -35,6 +35,8 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     /// The trials of the search: rates within methods within tasks; empty where there is no search.
     pub trials: Vec<Cell>,
+    /// By task: what a reader of its numbers should know of model and data, a sentence each.
+    pub warnings: Vec<Vec<String>>,
     /// Digest of the program.
     program: String,
 }
@@ -117,6 +119,8 @@ pub struct ModelSource {
     pub digest: String,
     /// Element type of frozen weights.
     pub dtype: DType,
+    /// What a reader of the numbers should know of the model's files; a sentence each.
+    pub warnings: Vec<String>,
     card: &'static BackboneCard,
 }
 
@@ -144,7 +148,7 @@ impl ModelSource {
             DtypeSpec::F32 => DType::F32,
             DtypeSpec::Bf16 => DType::BF16,
         };
-        Ok(Self { config, files, name, path, digest, dtype, card })
+        Ok(Self { config, files, name, path, digest, dtype, warnings: Vec::new(), card })
     }
 
     /// The `model_type`.
@@ -221,7 +225,8 @@ impl Plan {
         let data = load_data(&experiment, &source)?;
         let program = program.to_owned();
         let (cells, trials) = (Vec::new(), Vec::new());
-        let mut plan = Self { experiment, source, data, device, cells, trials, program };
+        let warnings = data.iter().map(|data| [&source.warnings[..], &data.warnings].concat()).collect();
+        let mut plan = Self { experiment, source, data, device, cells, trials, warnings, program };
         plan.check_training()?;
         plan.expand()?;
         Ok(plan)
@@ -243,6 +248,25 @@ impl Plan {
     /// As [`Experiment::read`] and [`Plan::new`].
     pub fn outline(path: &Path, registry: &Registry) -> Result<Self, HarnessError> {
         Self::new(Experiment::read(path, registry)?, OpenDevice::cpu(), "")
+    }
+
+    /// Every warning, each once, with the tasks it is about unless that is all of them.
+    pub fn all_warnings(&self) -> Vec<String> {
+        let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (warnings, task) in self.warnings.iter().zip(&self.experiment.tasks) {
+            for warning in warnings {
+                match all.iter_mut().find(|(text, _)| text == warning) {
+                    Some((_, tasks)) => tasks.push(&task.name),
+                    None => all.push((warning, vec![&task.name])),
+                }
+            }
+        }
+        let everywhere = self.experiment.tasks.len();
+        let line = |(text, tasks): (&str, Vec<&str>)| match tasks.len() == everywhere {
+            true => text.to_owned(),
+            false => format!("task {}: {text}", tasks.join(", ")),
+        };
+        all.into_iter().map(line).collect()
     }
 
     fn check_training(&self) -> Result<(), HarnessError> {

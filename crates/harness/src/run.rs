@@ -65,6 +65,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         message: String::new(),
         parameters: cell.parameters.clone(),
         settings: cell.settings.clone(),
+        warnings: plan.warnings[cell.task_index].clone(),
         measured: None,
         environment: Environment {
             device: plan.device.describe(),

@@ -57,6 +57,9 @@ pub struct Record {
     pub parameters: Parameters,
     /// Everything that was resolved.
     pub settings: Value,
+    /// What a reader of the numbers should know: what was left out of model or data, and what was drawn anew.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What a finished run measured; none otherwise.
     pub measured: Option<Measured>,
     /// Where it ran.

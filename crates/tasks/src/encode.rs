@@ -72,7 +72,9 @@ impl TaskSpec {
         let digest = digest(&encoded);
         let test = (encoded.len() > 2).then(|| encoded.remove(2));
         let validation = encoded.remove(1);
-        Ok(TaskData { kind: self.kind, train: encoded.remove(0), validation, test, classes, metrics, digest })
+        let train = encoded.remove(0);
+        let warnings = Vec::new();
+        Ok(TaskData { kind: self.kind, train, validation, test, classes, metrics, digest, warnings })
     }
 
     fn check(&self) -> Result<Vec<Metric>, TaskError> {

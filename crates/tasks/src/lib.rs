@@ -59,6 +59,8 @@ pub struct TaskData {
     pub metrics: Vec<Metric>,
     /// SHA-256 over all examples, lower-case hexadecimal.
     pub digest: String,
+    /// What was left out, and what may not be as it was meant; a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// What is wrong with a task's data.
