@@ -6,6 +6,7 @@
 mod bert;
 mod llama;
 mod roberta;
+mod rope;
 
 pub use bert::{Bert, BertConfig};
 pub use llama::{Llama, LlamaConfig};

@@ -9,10 +9,10 @@ use peftlab_layers::{
     EmbeddingSite, KeysValues, ModelInput, Output, Projection, RmsNorm, Role, Sites, SubLayer,
     SubLayerOutput,
 };
-use peftlab_ops::{Rotary, RotaryScaling};
+use peftlab_ops::Rotary;
 use serde::Deserialize;
-use serde_json::Value;
 
+use crate::rope::RopeConfig;
 use crate::{BackboneError, Head};
 
 /// The keys of a Hub `config.json` that matter to the network.
@@ -31,10 +31,8 @@ pub struct LlamaConfig {
     sliding_window: Option<usize>,
     #[serde(default = "default_epsilon")]
     rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    /// Where newer versions of `transformers` put both.
-    rope_parameters: Option<Value>,
+    #[serde(flatten)]
+    rope: RopeConfig,
     #[serde(default)]
     tie_word_embeddings: bool,
     #[serde(default)]
@@ -70,13 +68,6 @@ impl LlamaConfig {
         }
     }
 
-    fn rotary(&self) -> Result<Rotary, BackboneError> {
-        let parameters = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = self.rope_parameters.as_ref().and_then(|p| p["rope_theta"].as_f64()).or(self.rope_theta);
-        let scaling = parameters.map_or(Ok(RotaryScaling::None), scaling)?;
-        Ok(Rotary::new(self.dimensions().head, theta.unwrap_or(10_000.0), &scaling))
-    }
-
     fn check(&self) -> Result<(), BackboneError> {
         let Dimensions { heads, key_heads, head, .. } = self.dimensions();
         let refuse = |message: String| Err(BackboneError::Config(message));
@@ -92,27 +83,6 @@ impl LlamaConfig {
             return refuse(format!("hidden_act `{}` is not supported; LLaMA's is `silu`", self.hidden_act));
         }
         Ok(())
-    }
-}
-
-fn scaling(parameters: &Value) -> Result<RotaryScaling, BackboneError> {
-    let kind = parameters["rope_type"].as_str().or(parameters["type"].as_str()).unwrap_or("default");
-    let number = |key: &str| {
-        let missing = || BackboneError::Config(format!("rope scaling `{kind}` lacks the number `{key}`"));
-        parameters[key].as_f64().ok_or_else(missing)
-    };
-    match kind {
-        "default" => Ok(RotaryScaling::None),
-        "linear" => Ok(RotaryScaling::Linear { factor: number("factor")? }),
-        "llama3" => Ok(RotaryScaling::Llama3 {
-            factor: number("factor")?,
-            low_frequency_factor: number("low_freq_factor")?,
-            high_frequency_factor: number("high_freq_factor")?,
-            original_length: number("original_max_position_embeddings")?,
-        }),
-        other => Err(BackboneError::Config(format!(
-            "rope scaling `{other}` is not supported; there are default, linear, llama3"
-        ))),
     }
 }
 
@@ -211,7 +181,7 @@ impl LlamaModel {
                 .map(|layer| Layer::new(config, &layers.at(layer)))
                 .collect::<Result<_, _>>()?,
             norm: builder.at("norm").rms_norm(hidden, config.rms_norm_eps)?,
-            rotary: config.rotary()?,
+            rotary: config.rope.rotary(config.dimensions().head, config.max_position_embeddings)?,
             dimensions: config.dimensions(),
         })
     }

@@ -4,18 +4,18 @@
 //! promises more than the file holds, is an error that says so.
 
 mod gguf;
-mod gguf_tokenizer;
 mod resolve;
 mod safetensors;
 
 use std::path::{Path, PathBuf};
 
-pub use gguf::{Gguf, GgufValue};
+pub use gguf::{Gguf, GgufValue, gguf_parts, only_gguf_model};
 pub use resolve::{ModelFiles, load_config, load_tokenizer, resolve};
 pub use safetensors::{Safetensors, write_safetensors};
 pub use tokenizers::Tokenizer;
 
 /// Element types in files.
+#[expect(non_camel_case_types, reason = "the formats' own names, which messages show")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// 32-bit float.
@@ -26,12 +26,26 @@ pub enum Dtype {
     BF16,
     /// 64-bit integer.
     I64,
-    /// Blocks of 32 8-bit values with a 16-bit scale (GGUF).
+    /// Blocks of 32 8-bit values with a 16-bit scale (GGUF, as all that follow).
     Q8_0,
-    /// Blocks of 32 4-bit values with a 16-bit scale (GGUF).
+    /// Blocks of 32 4-bit values with a 16-bit scale.
     Q4_0,
-    /// Blocks of 32 4-bit values with a 16-bit scale and minimum (GGUF).
+    /// Blocks of 32 4-bit values with a 16-bit scale and minimum.
     Q4_1,
+    /// Blocks of 32 5-bit values with a 16-bit scale.
+    Q5_0,
+    /// Blocks of 32 5-bit values with a 16-bit scale and minimum.
+    Q5_1,
+    /// Blocks of 256 2-bit values, 16 groups of which have 4-bit scales and minima.
+    Q2_K,
+    /// Blocks of 256 3-bit values, 16 groups of which have 6-bit scales.
+    Q3_K,
+    /// Blocks of 256 4-bit values, 8 groups of which have 6-bit scales and minima.
+    Q4_K,
+    /// Blocks of 256 5-bit values, 8 groups of which have 6-bit scales and minima.
+    Q5_K,
+    /// Blocks of 256 6-bit values, 16 groups of which have 8-bit scales.
+    Q6_K,
 }
 
 /// A tensor's shape, in the Hub's order (a linear's weight is `[out, in]`), and element type.

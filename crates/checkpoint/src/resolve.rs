@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use crate::{CheckpointError, Gguf, Safetensors, TensorSource, map};
+use crate::{CheckpointError, Gguf, Safetensors, TensorSource, gguf_parts, map, only_gguf_model};
 
 /// The files of a model.
 pub struct ModelFiles {
@@ -20,6 +20,8 @@ pub struct ModelFiles {
     /// Identifies weights and configuration: SHA-256, lower-case hexadecimal. Of a file above 1 GiB only the
     /// size and the first and last MiB are read for it.
     pub digest: String,
+    /// What a reader of the numbers should know of the files; a sentence each.
+    pub warnings: Vec<String>,
 }
 
 const CONFIG: &str = "config.json";
@@ -84,6 +86,9 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
         (single, _) if single.is_file() => vec![single],
         (_, index) if index.is_file() => shards(&index)?.into_iter().map(|name| folder.join(name)).collect(),
         _ => {
+            if let Some(gguf) = only_gguf(folder)? {
+                return open_gguf(&gguf);
+            }
             let message =
                 format!("holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints can be read");
             return Err(CheckpointError::new(folder, message));
@@ -105,6 +110,7 @@ fn open(
         config,
         weights: Box::new(weights),
         tokenizer: tokenizer.map(|path| load_tokenizer(&path)).transpose()?,
+        warnings: Vec::new(),
     })
 }
 
@@ -112,11 +118,28 @@ fn open_gguf(path: &Path) -> Result<ModelFiles, CheckpointError> {
     let gguf = Gguf::open(path)?;
     let config = gguf.config()?;
     Ok(ModelFiles {
-        digest: digest(&[path.to_owned()], &config)?,
+        digest: digest(&gguf.paths(), &config)?,
         tokenizer: Some(gguf.tokenizer()?),
+        warnings: gguf.warnings(),
         config,
         weights: Box::new(gguf),
     })
+}
+
+/// The one model in GGUF, whole or in parts, of a folder that holds no safetensors.
+fn only_gguf(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| CheckpointError::io(folder, &error))?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let files: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "gguf")).collect();
+    match only_gguf_model(&files) {
+        None if files.is_empty() => Ok(None),
+        None => Err(CheckpointError::new(
+            folder,
+            "holds several .gguf files; choose one: FOLDER/FILE.gguf, or hub:owner/name#FILE.gguf",
+        )),
+        found => Ok(found.cloned()),
+    }
 }
 
 /// The files that an index names, each once.
@@ -176,10 +199,11 @@ impl HubSource {
 
     fn open(&self) -> Result<ModelFiles, CheckpointError> {
         if let Some(file) = &self.file {
-            return open_gguf(&self.get(file)?);
+            return self.open_gguf(file);
         }
         if let Some(gguf) = self.only_gguf()? {
-            return open_gguf(&gguf);
+            let name = gguf.file_name().map(|name| name.to_string_lossy().into_owned());
+            return self.open_gguf(&name.unwrap_or_default());
         }
         let config = self.get(CONFIG)?;
         let shards = match self.get(SINGLE) {
@@ -190,6 +214,16 @@ impl HubSource {
             }
         };
         open(&config, &shards, self.get(TOKENIZER).ok())
+    }
+
+    /// Opens a GGUF file of the repository, with every part where it is in parts.
+    fn open_gguf(&self, file: &str) -> Result<ModelFiles, CheckpointError> {
+        let parts: Vec<PathBuf> =
+            gguf_parts(file).iter().map(|part| self.get(part)).collect::<Result<_, _>>()?;
+        match parts.first() {
+            Some(first) => open_gguf(first),
+            None => Err(CheckpointError::new(format!("hub:{}#{file}", self.name), "names no file")),
+        }
     }
 
     fn repo(&self) -> Repo {
@@ -215,18 +249,7 @@ impl HubSource {
         if snapshot.join(CONFIG).exists() {
             return Ok(None);
         }
-        let entries = std::fs::read_dir(&snapshot).map_err(|error| CheckpointError::io(&snapshot, &error))?;
-        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let files: Vec<PathBuf> =
-            paths.filter(|path| path.extension().is_some_and(|e| e == "gguf")).collect();
-        match &files[..] {
-            [] => Ok(None),
-            [file] => Ok(Some(file.clone())),
-            _ => Err(CheckpointError::new(
-                snapshot,
-                "holds several .gguf files; choose one with hub:owner/name#FILE.gguf",
-            )),
-        }
+        only_gguf(&snapshot)
     }
 
     /// A file of the repository, from the cache or else from the Hub.

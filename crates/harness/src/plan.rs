@@ -141,6 +141,7 @@ impl ModelSource {
         if let Some(files) = &files {
             digest.clone_from(&files.digest);
         }
+        let warnings = files.as_ref().map(|files| files.warnings.clone()).unwrap_or_default();
         let card = card(&config).map_err(|reason| HarnessError::Backbone { path: path.clone(), reason })?;
         let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
         let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
@@ -148,7 +149,7 @@ impl ModelSource {
             DtypeSpec::F32 => DType::F32,
             DtypeSpec::Bf16 => DType::BF16,
         };
-        Ok(Self { config, files, name, path, digest, dtype, warnings: Vec::new(), card })
+        Ok(Self { config, files, name, path, digest, dtype, warnings, card })
     }
 
     /// The `model_type`.
