@@ -11,13 +11,19 @@ use common::root;
 use peftlab_backbones::{Bert, BertConfig, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, Safetensors, TensorSource, resolve};
 use peftlab_harness::{Targets, loss};
-use peftlab_layers::{Builder, Context, Mode, Model, ModelInput, Weights};
+use peftlab_layers::{Builder, Context, HeadRows, Mode, Model, ModelInput, Weights};
 use serde::Deserialize;
 use serde_json::Value;
 
 fn weights<'a>(files: &'a ModelFiles) -> Weights<'a> {
     let card = card(&files.config).unwrap();
-    Weights::Checkpoint { source: &*files.weights, base_prefix: card.base_prefix, fresh: card.fresh, seed: 0 }
+    Weights::Checkpoint {
+        source: &*files.weights,
+        base_prefix: card.base_prefix,
+        fresh: card.fresh,
+        head: HeadRows::Kept,
+        seed: 0,
+    }
 }
 
 #[test]

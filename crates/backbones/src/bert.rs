@@ -12,7 +12,28 @@ use peftlab_layers::{
 };
 use serde::Deserialize;
 
+use crate::config::check_sizes;
 use crate::{BackboneError, Head};
+
+/// The keys of a Hub `config.json` that [`BertConfig`] reads.
+pub(crate) const KEYS: [&str; 15] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "pad_token_id",
+    "position_embedding_type",
+    // the language model's head, which no task here has
+    "tie_word_embeddings",
+];
 
 /// The keys of a Hub `config.json` that matter to the network. RoBERTa's are the same.
 #[derive(Clone, Debug, Deserialize)]
@@ -85,10 +106,12 @@ impl BertConfig {
             head: self.hidden_size / self.num_attention_heads.max(1),
             vocabulary: self.vocab_size,
             positions: self.max_position_embeddings,
+            window: None,
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), BackboneError> {
+        check_sizes(&self.dimensions())?;
         let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
         if heads == 0 || !hidden.is_multiple_of(heads) {
             return Err(BackboneError::Config(format!(
@@ -374,7 +397,7 @@ impl SelfAttention {
         let query = split(self.query.forward(input.clone(), context));
         let keys = split(self.key.forward(input.clone(), context));
         let values = split(self.value.forward(input, context));
-        let mask = AttentionMask { causal: false, padding: padding.cloned() };
+        let mask = AttentionMask { causal: false, window: None, padding: padding.cloned() };
         let own = KeysValues { keys, values };
         let mixed = self.attention_site.attend(query, own, &mask, self.dropout, context);
         mixed.swap_dims(1, 2).reshape([batch, length, hidden])

@@ -4,6 +4,7 @@
 //! one: write its file, and name it in [`BACKBONES`].
 
 mod bert;
+mod config;
 mod llama;
 mod roberta;
 mod rope;
@@ -42,6 +43,11 @@ pub struct BackboneCard {
     pub base_prefix: &'static str,
     /// Prefixes of the parameters of a head, which a checkpoint need not have.
     pub fresh: &'static [&'static str],
+    /// The head's last module, whose outputs are the classes; empty where the head is the language model's.
+    pub head_output: &'static str,
+    /// Keys of `config.json` that the network reads.
+    pub used: &'static [&'static str],
+    defaults: fn() -> Value,
     build: Build,
 }
 
@@ -56,6 +62,9 @@ pub static BACKBONES: [BackboneCard; 4] = [
         paper: "Touvron et al. 2023, arXiv 2302.13971",
         base_prefix: "model.",
         fresh: &[],
+        head_output: "",
+        used: &llama::KEYS,
+        defaults: config::llama_defaults,
         build: |config, head, builder| llama::build(&parse(config)?, head, builder),
     },
     BackboneCard {
@@ -65,6 +74,9 @@ pub static BACKBONES: [BackboneCard; 4] = [
         paper: "Jiang et al. 2023, arXiv 2310.06825",
         base_prefix: "model.",
         fresh: &[],
+        head_output: "",
+        used: &llama::MISTRAL_KEYS,
+        defaults: config::mistral_defaults,
         build: |config, head, builder| llama::build(&parse(config)?, head, builder),
     },
     BackboneCard {
@@ -74,6 +86,9 @@ pub static BACKBONES: [BackboneCard; 4] = [
         paper: "Devlin et al. 2018, arXiv 1810.04805",
         base_prefix: "bert.",
         fresh: &["classifier.", "bert.pooler."],
+        head_output: "classifier",
+        used: &bert::KEYS,
+        defaults: config::bert_defaults,
         build: |config, head, builder| bert::build(&parse(config)?, head, builder),
     },
     BackboneCard {
@@ -83,6 +98,9 @@ pub static BACKBONES: [BackboneCard; 4] = [
         paper: "Liu et al. 2019, arXiv 1907.11692",
         base_prefix: "roberta.",
         fresh: &["classifier."],
+        head_output: "classifier.out_proj",
+        used: &bert::KEYS,
+        defaults: config::roberta_defaults,
         build: |config, head, builder| roberta::build(&parse(config)?, head, builder),
     },
 ];
@@ -133,7 +151,8 @@ pub fn card(config: &Value) -> Result<&'static BackboneCard, BackboneError> {
 /// # Errors
 /// Where the configuration is not one, or the parameters cannot be had.
 pub fn build(config: &Value, head: Head, builder: &Builder<'_>) -> Result<Box<dyn Backbone>, BackboneError> {
-    (card(config)?.build)(config, head, builder)
+    let card = card(config)?;
+    (card.build)(&card.with_defaults(config), head, builder)
 }
 
 fn parse<T: DeserializeOwned>(config: &Value) -> Result<T, BackboneError> {

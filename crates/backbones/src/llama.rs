@@ -12,8 +12,55 @@ use peftlab_layers::{
 use peftlab_ops::Rotary;
 use serde::Deserialize;
 
+use crate::config::check_sizes;
 use crate::rope::RopeConfig;
 use crate::{BackboneError, Head};
+
+/// The keys of a Hub `config.json` that [`LlamaConfig`] reads.
+pub(crate) const KEYS: [&str; 19] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "pad_token_id",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "attention_dropout",
+    "hidden_act",
+    // `RopeConfig`'s
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+];
+
+/// Mistral's: a window, and no biases.
+pub(crate) const MISTRAL_KEYS: [&str; 18] = [
+    "sliding_window",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "pad_token_id",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "attention_dropout",
+    "hidden_act",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+];
 
 /// The keys of a Hub `config.json` that matter to the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,13 +110,15 @@ impl LlamaConfig {
             key_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
             head: self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1)),
             vocabulary: self.vocab_size,
-            // attention over a window is full attention as long as the sequence fits into it
-            positions: self.max_position_embeddings.min(self.sliding_window.unwrap_or(usize::MAX)),
+            positions: self.max_position_embeddings,
+            window: self.sliding_window,
         }
     }
 
     fn check(&self) -> Result<(), BackboneError> {
-        let Dimensions { heads, key_heads, head, .. } = self.dimensions();
+        let dimensions = self.dimensions();
+        check_sizes(&dimensions)?;
+        let Dimensions { heads, key_heads, head, .. } = dimensions;
         let refuse = |message: String| Err(BackboneError::Config(message));
         if heads == 0 || key_heads == 0 || heads % key_heads != 0 {
             return refuse(format!(
@@ -273,7 +322,7 @@ impl Attention {
         let keys = split(self.k_proj.forward(input.clone(), context), key_heads);
         let values = split(self.v_proj.forward(input, context), key_heads);
         let own = KeysValues { keys: Rotary::apply(keys, rotary), values };
-        let mask = AttentionMask { causal: true, padding: padding.cloned() };
+        let mask = AttentionMask { causal: true, window: self.dimensions.window, padding: padding.cloned() };
         let query = Rotary::apply(query, rotary);
         let mixed = self.attention_site.attend(query, own, &mask, self.dropout, context);
         self.o_proj.forward(mixed.swap_dims(1, 2).reshape([batch, length, heads * head]), context)

@@ -106,7 +106,10 @@ impl Backbone for Roberta {
     }
 
     fn dimensions(&self) -> Dimensions {
-        self.roberta.encoder.dimensions
+        let dimensions = self.roberta.encoder.dimensions;
+        // those up to the padding token's id are no token's
+        let taken = self.roberta.padding_token.max(0) as usize + 1;
+        Dimensions { positions: dimensions.positions.saturating_sub(taken), ..dimensions }
     }
 
     fn token_embeddings(&self) -> Tensor<2> {

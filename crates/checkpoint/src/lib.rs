@@ -68,6 +68,14 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// Where there is no such tensor, or it holds no floats.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError>;
+    /// Whether two tensors have the same values.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32).
+    fn equal(&self, one: &str, other: &str) -> Result<bool, CheckpointError> {
+        Ok(self.info(one).map(|info| info.shape) == self.info(other).map(|info| info.shape)
+            && self.read_f32(one)? == self.read_f32(other)?)
+    }
     /// The file, for messages.
     fn describe(&self) -> String;
 }

@@ -22,6 +22,8 @@ const PROMPT_TABLE: &str = "prompt_encoder.embedding.weight";
 /// tensor that is a module to PEFT while it trains, and none in its files.
 const NORM_WRAPPER: &str = ".ln_tuning_layers";
 const MAGNITUDE: &str = "lora_magnitude_vector";
+/// In names of BERT's pooler, which a checkpoint without a head for sequences may lack.
+const POOLER: &str = ".pooler.";
 /// A tensor of zeros that PEFT keeps where one of GLoRA's paths is absent.
 const ABSENT_PATH: &str = ".zeros";
 /// A tensor that PEFT names after the first module that uses it, though all do.
@@ -72,7 +74,8 @@ pub fn load(mut model: Model, outline: &Outline, file: &Path) -> Result<Model, H
     }
 }
 
-/// Writes the trained tensors of `model` and the configuration into the folder `dir`, as PEFT would.
+/// Writes the trained tensors of `model`, those in `drawn` that the base model's checkpoint lacks, and the
+/// configuration into the folder `dir`, as PEFT would.
 ///
 /// # Errors
 /// Where PEFT has no such method, or the folder cannot be written.
@@ -80,6 +83,7 @@ pub fn save(
     model: &Model,
     method: &dyn DynMethod,
     outline: &Outline,
+    drawn: &[String],
     base_model: &str,
     dir: &Path,
 ) -> Result<(), HarnessError> {
@@ -94,13 +98,19 @@ pub fn save(
     config["base_model_name_or_path"] = base_model.into();
     config["task_type"] = if sequence { "SEQ_CLS" } else { "CAUSAL_LM" }.into();
     config["inference_mode"] = true.into();
-    config["modules_to_save"] =
-        if sequence { serde_json::json!(["classifier", "score"]) } else { serde_json::Value::Null };
+    config["modules_to_save"] = match sequence {
+        true => {
+            let pooler = drawn.iter().any(|name| name.contains(POOLER)).then_some("pooler");
+            ["classifier", "score"].into_iter().chain(pooler).collect()
+        }
+        false => serde_json::Value::Null,
+    };
     std::fs::create_dir_all(dir).map_err(|error| HarnessError::write(dir, &error))?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
     peftlab_record::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;
     // what a method brings along frozen was drawn, and PEFT draws otherwise
-    let kept = |info: &params::ParamInfo| info.trained || !outline.has(&info.name);
+    let kept =
+        |info: &params::ParamInfo| info.trained || !outline.has(&info.name) || drawn.contains(&info.name);
     let tensors = params::tensors(model, kept);
     let named = tensors.into_iter().map(|(name, tensor)| (method.peft_name(&name), tensor)).collect();
     write(&named, &dir.join("adapter_model.safetensors"))

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
-use crate::plan::{Plan, head};
+use crate::plan::Plan;
 use crate::run::Scorer;
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`.
@@ -28,12 +28,13 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError
         return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
     };
     let device = plan.device.tensors.clone().autodiff();
-    let model = plan.source.build(head(&plan.data[cell.task_index]), cell.seed, &device)?;
+    let model = plan.source.build(&plan.heads[cell.task_index], cell.seed, &device)?;
     let method = &*plan.experiment.methods[cell.row].method;
     let attached = Attached::new(model, method, cell.seed, &device)
         .map_err(|reason| HarnessError::input(&plan.experiment.path, reason.to_string()))?;
     let model = adapter::load(attached.model, &attached.outline, &record.with_extension("safetensors"))?;
-    adapter::save(&model, method, &attached.outline, &plan.experiment.model.source, out)
+    let drawn = &plan.heads[cell.task_index].drawn;
+    adapter::save(&model, method, &attached.outline, drawn, &plan.experiment.model.source, out)
 }
 
 fn settings(plan: &Plan, record: &Record) -> Value {
@@ -72,13 +73,13 @@ pub fn import(
     };
     let data = &plan.data[index];
     let device = plan.device.tensors.clone().autodiff();
-    let model = plan.source.build(head(data), 0, &device)?;
+    let model = plan.source.build(&plan.heads[index], 0, &device)?;
     let attached = Attached::new(model, &*method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
     let file = dir.join("adapter_model.safetensors");
     let model = adapter::load(attached.model, &attached.outline, &file)?.valid();
-    let scorer = Scorer { plan, data, training: &plan.experiment.training };
-    let feeder = scorer.feeder(&device);
+    let scorer = Scorer { plan, data, head: &plan.heads[index], training: &plan.experiment.training };
+    let feeder = scorer.feeder(&*method, &device);
     let mut scores = Vec::new();
     let splits = [("validation", Some(&data.validation)), ("test", data.test.as_ref())];
     for (name, split) in splits.into_iter().filter_map(|(name, split)| Some((name, split?))) {

@@ -57,6 +57,9 @@ pub struct ModelSpec {
     /// Element type of the frozen weights and of activations.
     #[serde(default)]
     pub dtype: DtypeSpec,
+    /// What becomes of a sequence task's head that the checkpoint has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head: HeadSpec,
     /// Keys of `config.json` to change, such as dropout probabilities.
     #[serde(default)]
     pub config: serde_json::Map<String, Value>,
@@ -71,6 +74,21 @@ pub enum WeightsSpec {
     Pretrained,
     /// Drawn from the seed.
     Random,
+}
+
+fn is_default(head: &HeadSpec) -> bool {
+    *head == HeadSpec::default()
+}
+
+/// Where the head of a sequence task comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadSpec {
+    /// The checkpoint, where it has one.
+    #[default]
+    Checkpoint,
+    /// It is drawn from the seed.
+    New,
 }
 
 /// Element type of frozen weights and activations.

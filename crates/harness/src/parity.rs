@@ -13,7 +13,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{BACKBONES, Head, build, card};
 use peftlab_checkpoint::{Safetensors, TensorSource};
 use peftlab_layers::params::{self, HostTensor};
-use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
+use peftlab_layers::{Builder, HeadRows, Mode, Model, ModelInput, Output, Weights};
 use peftlab_peft::{Course, DynMethod, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -277,7 +277,8 @@ impl Run<'_> {
             _ => Head::LanguageModel,
         };
         let base_prefix = card(&config)?.base_prefix;
-        let weights = Weights::Checkpoint { source: &source, base_prefix, fresh: &[], seed: 0 };
+        let weights =
+            Weights::Checkpoint { source: &source, base_prefix, fresh: &[], head: HeadRows::Kept, seed: 0 };
         Ok(Model::new(build(&config, head, &Builder::new(weights, &self.device, DType::F32))?))
     }
 

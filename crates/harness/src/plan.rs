@@ -1,14 +1,10 @@
 //! From an experiment file to the cells of its grid.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use burn::tensor::{DType, Device};
-use peftlab_backbones::{BackboneCard, Head, build, card};
-use peftlab_checkpoint::{ModelFiles, load_config, resolve};
-use peftlab_layers::{Builder, Model, Weights};
-use peftlab_peft::{Outline, Registry};
+use peftlab_peft::Registry;
 use peftlab_record::{Parameters, RUNS, Status, TRIALS, Trial};
-use peftlab_tasks::{Encoder, TaskData, TaskKind};
+use peftlab_tasks::{Encoder, TaskData};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,8 +12,10 @@ use sha2::{Digest, Sha256};
 use crate::attach::parameters;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
-use crate::experiment::{DtypeSpec, Experiment, TrainingSpec, WeightsSpec};
+use crate::experiment::{Experiment, TrainingSpec};
 use crate::search::{Choice, SearchSpec};
+use crate::sizes;
+use crate::source::{ModelSource, TaskHead};
 use crate::train::planned_steps;
 
 /// An experiment with everything looked up: what is left is to run it.
@@ -28,6 +26,8 @@ pub struct Plan {
     pub source: ModelSource,
     /// The data, by task.
     pub data: Vec<TaskData>,
+    /// The network's head, by task.
+    pub heads: Vec<TaskHead>,
     /// The device.
     pub device: OpenDevice,
     /// Every cell: methods within tasks within seeds. Where the learning rate is searched they have none yet;
@@ -105,102 +105,6 @@ impl Cell {
     }
 }
 
-/// A model's configuration, and where its weights are.
-pub struct ModelSource {
-    /// `config.json`, with the experiment's changes.
-    pub config: Value,
-    /// The checkpoint; none for random weights.
-    pub files: Option<ModelFiles>,
-    /// What to call it.
-    pub name: String,
-    /// Where it came from.
-    pub path: PathBuf,
-    /// Identifies it.
-    pub digest: String,
-    /// Element type of frozen weights.
-    pub dtype: DType,
-    /// What a reader of the numbers should know of the model's files; a sentence each.
-    pub warnings: Vec<String>,
-    card: &'static BackboneCard,
-}
-
-impl ModelSource {
-    fn read(experiment: &Experiment) -> Result<Self, HarnessError> {
-        let spec = &experiment.model;
-        let path = PathBuf::from(&spec.source);
-        let (mut config, files, mut digest) = match spec.weights {
-            WeightsSpec::Pretrained => {
-                let files = resolve(&spec.source, experiment.base())?;
-                (files.config.clone(), Some(files), String::new())
-            }
-            WeightsSpec::Random => (load_config(&experiment.base().join(&path))?, None, "random".to_owned()),
-        };
-        for (key, value) in &spec.config {
-            config[key] = value.clone();
-        }
-        if let Some(files) = &files {
-            digest.clone_from(&files.digest);
-        }
-        let warnings = files.as_ref().map(|files| files.warnings.clone()).unwrap_or_default();
-        let card = card(&config).map_err(|reason| HarnessError::Backbone { path: path.clone(), reason })?;
-        let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
-        let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
-        let dtype = match spec.dtype {
-            DtypeSpec::F32 => DType::F32,
-            DtypeSpec::Bf16 => DType::BF16,
-        };
-        Ok(Self { config, files, name, path, digest, dtype, warnings, card })
-    }
-
-    /// The `model_type`.
-    pub fn architecture(&self) -> &'static str {
-        self.card.name
-    }
-
-    /// Builds the model. What the checkpoint lacks (a new head) is drawn from `seed`.
-    ///
-    /// # Errors
-    /// Where the checkpoint does not fit.
-    pub fn build(&self, head: Head, seed: u64, device: &Device) -> Result<Model, HarnessError> {
-        self.with(head, &Builder::new(self.weights(seed), device, self.dtype))
-    }
-
-    /// The model's shape, with nothing allocated.
-    ///
-    /// # Errors
-    /// Where the configuration is not one, there is no such head, or the checkpoint does not fit.
-    pub fn outline(&self, head: Head) -> Result<Outline, HarnessError> {
-        let builder = Builder::new(self.weights(0), &Device::flex(), self.dtype).outline();
-        Ok(Outline::of(&mut self.with(head, &builder)?))
-    }
-
-    fn weights(&self, seed: u64) -> Weights<'_> {
-        match &self.files {
-            Some(files) => Weights::Checkpoint {
-                source: &*files.weights,
-                base_prefix: self.card.base_prefix,
-                fresh: self.card.fresh,
-                seed,
-            },
-            None => Weights::Random { seed },
-        }
-    }
-
-    fn with(&self, head: Head, builder: &Builder<'_>) -> Result<Model, HarnessError> {
-        let backbone = build(&self.config, head, builder);
-        Ok(Model::new(backbone.map_err(|reason| HarnessError::Backbone { path: self.path.clone(), reason })?))
-    }
-}
-
-/// The head that a task asks for.
-pub fn head(data: &TaskData) -> Head {
-    match data.kind {
-        TaskKind::Classification => Head::Sequence { outputs: data.classes.len() },
-        TaskKind::Regression => Head::Sequence { outputs: 1 },
-        TaskKind::CausalLm | TaskKind::Instruction => Head::LanguageModel,
-    }
-}
-
 /// A digest of the running program: with another one, results may be others.
 ///
 /// # Errors
@@ -224,10 +128,15 @@ impl Plan {
     pub fn new(experiment: Experiment, device: OpenDevice, program: &str) -> Result<Self, HarnessError> {
         let source = ModelSource::read(&experiment)?;
         let data = load_data(&experiment, &source)?;
+        let heads = experiment.tasks.iter().zip(&data).map(|(task, data)| source.head(task, data));
+        let heads = heads.collect::<Result<Vec<_>, _>>()?;
         let program = program.to_owned();
         let (cells, trials) = (Vec::new(), Vec::new());
-        let warnings = data.iter().map(|data| [&source.warnings[..], &data.warnings].concat()).collect();
-        let mut plan = Self { experiment, source, data, device, cells, trials, warnings, program };
+        let of_task = |(data, head): (&TaskData, &TaskHead)| {
+            [&source.warnings[..], &head.warnings, &data.warnings].concat()
+        };
+        let warnings = data.iter().zip(&heads).map(of_task).collect();
+        let mut plan = Self { experiment, source, data, heads, device, cells, trials, warnings, program };
         plan.check_training()?;
         plan.expand()?;
         Ok(plan)
@@ -314,15 +223,18 @@ impl Plan {
     }
 
     /// Every method on every task, methods within tasks.
-    fn places(&self) -> Result<Vec<Place>, HarnessError> {
+    fn places(&mut self) -> Result<Vec<Place>, HarnessError> {
         let mut places = Vec::new();
         for (task_index, (task, data)) in self.experiment.tasks.iter().zip(&self.data).enumerate() {
-            let outline = self.source.outline(head(data))?;
+            let outline = &self.heads[task_index].outline;
+            let refused = |message| HarnessError::input(&self.experiment.path, message);
+            let table = self.source.config["max_position_embeddings"].as_u64().unwrap_or_default();
             for (row, spec) in self.experiment.methods.iter().enumerate() {
-                let count = spec.method.count(&outline).map_err(|reason| {
-                    let message = format!("method `{}` on task `{}`: {reason}", spec.label, task.name);
-                    HarnessError::input(&self.experiment.path, message)
+                let count = spec.method.count(outline).map_err(|reason| {
+                    refused(format!("method `{}` on task `{}`: {reason}", spec.label, task.name))
                 })?;
+                let told = sizes::check_length(task, data, spec, outline, table).map_err(refused)?;
+                self.warnings[task_index].extend(told);
                 let parameters =
                     parameters(count.adapter, outline.head(), count.stored, count.buffers, outline.total());
                 places.push(Place { task_index, row, parameters });
@@ -409,6 +321,11 @@ fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskDa
     let id = |key: &str| source.config[key].as_u64().map(|id| id as u32);
     let vocabulary = id("vocab_size").unwrap_or_default() as usize;
     let encoder = Encoder { tokenizer, eos: id("eos_token_id"), vocabulary };
-    let load = |task: &peftlab_tasks::TaskSpec| task.load(experiment.base(), &encoder);
-    Ok(experiment.tasks.iter().map(load).collect::<Result<_, _>>()?)
+    let load = |task: &peftlab_tasks::TaskSpec| {
+        let data = task.load(experiment.base(), &encoder)?;
+        sizes::check_ids(task, &data, &encoder)
+            .map_err(|message| HarnessError::input(&experiment.path, message))?;
+        Ok(data)
+    };
+    experiment.tasks.iter().map(load).collect()
 }

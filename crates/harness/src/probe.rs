@@ -212,7 +212,7 @@ impl Probe<'_> {
             for head in self.sizes.head_sizes.clone() {
                 let shape = [1, heads, length, head];
                 let ours = |q: Tensor<4>, k, v, device: &Device| {
-                    attention(q, k, v, Some(causal_mask(length, 0, device)), |p| p)
+                    attention(q, k, v, Some(causal_mask(length, 0, None, device)), |p| p)
                 };
                 let burns = |q: Tensor<4>, k, v, _: &Device| {
                     let options =

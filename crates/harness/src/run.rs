@@ -22,7 +22,8 @@ use crate::attach::Attached;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
-use crate::plan::{Cell, Plan, head, hex};
+use crate::plan::{Cell, Plan, hex};
+use crate::source::TaskHead;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
 /// The record of `cell` with nothing measured: what a run that did not end well leaves, too.
@@ -94,7 +95,8 @@ pub fn run_cell(
 ) -> Result<Record, HarnessError> {
     let mut record = empty_record(plan, cell, program);
     let training = &cell.training;
-    let run = Run { cell, scorer: Scorer { plan, data: &plan.data[cell.task_index], training } };
+    let (data, head) = (&plan.data[cell.task_index], &plan.heads[cell.task_index]);
+    let run = Run { cell, scorer: Scorer { plan, data, head, training } };
     let outcome = run.measure(event)?;
     let path = out.join(cell.folder()).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
@@ -120,13 +122,20 @@ struct Run<'a> {
 pub(crate) struct Scorer<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) data: &'a TaskData,
+    pub(crate) head: &'a TaskHead,
     pub(crate) training: &'a TrainingSpec,
 }
 
 impl Scorer<'_> {
-    pub(crate) fn feeder(&self, device: &Device) -> Feeder {
+    /// Batches for the network with `method` on it.
+    pub(crate) fn feeder(&self, method: &dyn DynMethod, device: &Device) -> Feeder {
         let config = &self.plan.source.config;
+        let outline = &self.head.outline;
         Feeder {
+            room: match outline.rotary {
+                true => usize::MAX,
+                false => outline.dimensions.positions.saturating_sub(method.virtual_tokens()),
+            },
             pad: config["pad_token_id"].as_u64().unwrap_or(0) as u32,
             device: device.clone(),
             token_types: config["type_vocab_size"].as_u64().is_some_and(|types| types > 1),
@@ -153,8 +162,8 @@ impl Scorer<'_> {
 
 struct Outcome {
     model: Model,
-    /// Names of the tensors that were trained.
-    trained: Vec<String>,
+    /// Names of the tensors that were trained, or drawn for want of others.
+    own: Vec<String>,
     history: History,
     /// Of the test set, or the validation set where there is none.
     evaluation: Evaluation,
@@ -162,9 +171,9 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Baking may replace what was trained by something else that stands for it.
+    /// Baking may replace what was trained by something else that stands for it; what was drawn is in no checkpoint.
     fn stored(&self, info: &ParamInfo) -> bool {
-        info.trained || self.trained.contains(&info.name)
+        info.trained || self.own.contains(&info.name)
     }
 }
 
@@ -177,7 +186,7 @@ impl Run<'_> {
         let (mut attached, step0_difference) = self.attach(&device)?;
         self.check_count(&attached)?;
         let base_bytes = attached.base_bytes() as u64;
-        let feeder = self.scorer.feeder(&device);
+        let feeder = self.scorer.feeder(self.method(), &device);
         let fingerprints = params::fingerprints(&attached.model);
         let mut validation_loss = |model: &Model| -> Result<f64, HarnessError> {
             phase("evaluate")?;
@@ -203,8 +212,8 @@ impl Run<'_> {
         phase("check")?;
         let on_device = on_device(&device, gpu.as_ref());
         let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
-        let trained =
-            params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
+        let trained = params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name);
+        let own = trained.chain(self.scorer.head.drawn.iter().cloned()).collect();
         model.bake();
 
         phase("evaluate")?;
@@ -229,7 +238,7 @@ impl Run<'_> {
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
-        Ok(Outcome { model, trained, history, evaluation: test.unwrap_or(validation), measured })
+        Ok(Outcome { model, own, history, evaluation: test.unwrap_or(validation), measured })
     }
 
     /// Validation with the method merged, in every way that there is, if the experiment asks for it.
@@ -267,7 +276,7 @@ impl Run<'_> {
 
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
-        let model = self.scorer.plan.source.build(head(self.scorer.data), self.cell.seed, device)?;
+        let model = self.scorer.plan.source.build(self.scorer.head, self.cell.seed, device)?;
         let method = self.method();
         let before = self.first_logits(&model, device);
         let attached = Attached::new(model, method, self.cell.seed, device)
@@ -281,7 +290,7 @@ impl Run<'_> {
 
     /// Logits of one example, for the comparison at step 0.
     fn first_logits(&self, model: &Model, device: &Device) -> Vec<f32> {
-        let batch = self.scorer.feeder(device).feed_one(&self.scorer.data.train.examples[0]);
+        let batch = self.scorer.feeder(self.method(), device).feed_one(&self.scorer.data.train.examples[0]);
         let values = match model.valid().forward(&batch, Mode::Evaluate) {
             Output::Sequence(logits) => logits.into_data(),
             Output::Tokens(logits) => logits.into_data(),

@@ -32,6 +32,8 @@ struct DeviceBatch {
 /// What a task's network needs of its data set: the padding token.
 #[derive(Clone, Debug)]
 pub(crate) struct Feeder {
+    /// Longest row that the network has positions for.
+    pub room: usize,
     /// Padding token.
     pub pad: u32,
     /// Where batches go; with autodiff for training and without for evaluation.
@@ -48,7 +50,7 @@ impl Feeder {
 
     fn feed(&self, examples: &[&Example]) -> DeviceBatch {
         // lengths in steps of 8: fewer shapes for a GPU to tune for
-        self.upload(collate(examples, self.pad, 8))
+        self.upload(collate(examples, self.pad, 8, self.room))
     }
 
     fn upload(&self, batch: Batch) -> DeviceBatch {

@@ -69,7 +69,7 @@ impl Attention<'_> {
     /// mask that belongs to it: `padding` `[batch, length]`, true at padded keys.
     pub fn over(&self, part: impl Fn(Tensor<4>) -> Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<4> {
         let [query, keys, values] = [&self.query, &self.keys, &self.values].map(|t| part(t.clone()));
-        let mask = AttentionMask { causal: self.mask.causal, padding };
+        let mask = AttentionMask { padding, ..*self.mask };
         let mask = mask.build(query.dims()[2], 0, &query.device());
         ops::attention(query, keys, values, mask, |p| self.context.dropout(p, self.dropout))
     }
@@ -80,6 +80,9 @@ impl Attention<'_> {
 pub struct AttentionMask {
     /// No query sees a later key.
     pub causal: bool,
+    /// With `causal`, how many keys a query sees at most, itself included (Mistral's sliding window, Jiang et al. 2023,
+    /// arXiv 2310.06825); all earlier ones if absent. Keys that a method puts in front are seen from everywhere.
+    pub window: Option<usize>,
     /// True at padded keys, `[batch, length]`.
     pub padding: Option<Tensor<2, Bool>>,
 }
@@ -88,7 +91,7 @@ impl AttentionMask {
     /// The mask for `length` queries over `extra + length` keys, or `None` where everything is seen.
     fn build(&self, length: usize, extra: usize, device: &burn::tensor::Device) -> Option<Tensor<4, Bool>> {
         let device = device.clone().without_autodiff();
-        let causal = self.causal.then(|| ops::causal_mask(length, extra, &device));
+        let causal = self.causal.then(|| ops::causal_mask(length, extra, self.window, &device));
         let padding = self.padding.clone().map(|padding| ops::padding_mask(padding, extra));
         match (causal, padding) {
             (Some(causal), Some(padding)) => {

@@ -1,5 +1,9 @@
 //! Building networks: every parameter is asked for by its name on the Hub.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use peftlab_checkpoint::{CheckpointError, TensorSource};
@@ -23,6 +27,8 @@ pub enum Weights<'a> {
         base_prefix: &'a str,
         /// Prefixes of parameters that may be missing.
         fresh: &'a [&'a str],
+        /// What becomes of the checkpoint's head.
+        head: HeadRows<'a>,
         /// Seed of what is missing.
         seed: u64,
     },
@@ -31,6 +37,34 @@ pub enum Weights<'a> {
         /// Seed; a tensor's values depend on it and on its name alone.
         seed: u64,
     },
+}
+
+/// What becomes of the head that a checkpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadRows<'a> {
+    /// It is used as it is.
+    Kept,
+    /// Parameters below this prefix are drawn, whatever the checkpoint has.
+    New {
+        /// Such as `classifier.`.
+        prefix: &'a str,
+    },
+    /// The outputs of one module are put into another order.
+    Ordered {
+        /// The module, such as `classifier`.
+        module: &'a str,
+        /// For each output the row of the checkpoint.
+        rows: &'a [usize],
+    },
+}
+
+/// What building a network took from a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct BuildLog {
+    /// Tensors of the file that were used, by their names there.
+    pub read: BTreeSet<String>,
+    /// Parameters that were drawn, for the file has none, by the network's names.
+    pub drawn: Vec<String>,
 }
 
 /// Why a network could not be built.
@@ -59,6 +93,21 @@ pub enum BuildError {
         /// Shape in the file.
         found: Vec<usize>,
     },
+    /// The checkpoint's head is that of another task.
+    #[error(
+        "{file}: tensor `{name}` has shape {found:?}, but this task needs {expected:?}: the head is another task's; \
+         set `head = \"new\"` in [model] to keep the body and have the head drawn anew"
+    )]
+    Head {
+        /// The checkpoint.
+        file: String,
+        /// Name of the tensor.
+        name: String,
+        /// Shape that the task asks for.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
     /// Reading failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -81,12 +130,19 @@ pub struct Builder<'a> {
     dtype: DType,
     path: String,
     outline: bool,
+    log: Rc<RefCell<BuildLog>>,
 }
 
 impl<'a> Builder<'a> {
     /// A builder at the root of the tree; parameters of element type `dtype` on `device`.
     pub fn new(weights: Weights<'a>, device: &Device, dtype: DType) -> Self {
-        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false }
+        let log = Rc::default();
+        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false, log }
+    }
+
+    /// What was taken from the checkpoint so far, by this builder and all that were made from it.
+    pub fn log(&self) -> BuildLog {
+        self.log.borrow().clone()
     }
 
     /// A builder that reads and allocates nothing: what it builds has names and shapes alone. Whether a
@@ -129,9 +185,9 @@ impl<'a> Builder<'a> {
 
     /// A linear map that is no site.
     pub fn linear(&self, [input, output]: [usize; 2], bias: bool) -> Result<Linear, BuildError> {
-        let weight = self.parameter("weight", [output, input], true, Init::Normal(0.02))?;
+        let weight = self.parameter(&["weight"], [output, input], true, Init::Normal(0.02))?;
         let bias =
-            if bias { Some(self.parameter("bias", [output], false, Init::Constant(0.0))?) } else { None };
+            if bias { Some(self.parameter(&["bias"], [output], false, Init::Constant(0.0))?) } else { None };
         Ok(Linear { weight, bias })
     }
 
@@ -142,63 +198,109 @@ impl<'a> Builder<'a> {
         hidden: usize,
         padding: Option<i64>,
     ) -> Result<Embedding, BuildError> {
-        let weight = self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))?;
+        let weight = self.parameter(&["weight"], [entries, hidden], false, Init::Normal(0.02))?;
         Ok(Embedding { weight, padding })
     }
 
     /// A layer norm.
     pub fn layer_norm(&self, hidden: usize, epsilon: f64) -> Result<LayerNorm, BuildError> {
-        let weight = self.parameter("weight", [hidden], false, Init::Constant(1.0))?;
-        let bias = self.parameter("bias", [hidden], false, Init::Constant(0.0))?;
+        // BERT's first checkpoints have TensorFlow's names, and so do many made from them
+        let weight = self.parameter(&["weight", "gamma"], [hidden], false, Init::Constant(1.0))?;
+        let bias = self.parameter(&["bias", "beta"], [hidden], false, Init::Constant(0.0))?;
         Ok(LayerNorm { weight, bias, epsilon })
     }
 
     /// A root-mean-square norm.
     pub fn rms_norm(&self, hidden: usize, epsilon: f64) -> Result<RmsNorm, BuildError> {
-        Ok(RmsNorm { weight: self.parameter("weight", [hidden], false, Init::Constant(1.0))?, epsilon })
+        Ok(RmsNorm { weight: self.parameter(&["weight"], [hidden], false, Init::Constant(1.0))?, epsilon })
     }
 
-    /// A parameter; `shape` is the Hub's, `transposed` says that we store the transpose.
+    /// A parameter; `names` are those that files have for it below this place, the Hub's own first, `shape` is the
+    /// Hub's, `transposed` says that we store the transpose.
     fn parameter<const D: usize>(
         &self,
-        last: &str,
+        names: &[&str],
         shape: [usize; D],
         transposed: bool,
         init: Init,
     ) -> Result<Param<Tensor<D>>, BuildError> {
-        let name = self.name(last);
+        let name = self.name(names[0]);
         let mut stored = shape;
         if transposed {
             stored.reverse();
         }
-        let tensor = match self.weights {
-            Weights::Random { .. } if self.outline => return Ok(self.absent(stored)),
-            Weights::Random { seed } => self.drawn(&name, stored, init, seed),
-            Weights::Checkpoint { source, base_prefix, fresh, seed } => {
-                let in_file = [name.as_str(), name.strip_prefix(base_prefix).unwrap_or(&name)]
-                    .into_iter()
-                    .find_map(|name| source.info(name).map(|info| (name.to_owned(), info.shape)));
-                match in_file {
-                    Some((name, found)) if found != shape => {
-                        let (file, expected) = (source.describe(), shape.to_vec());
-                        return Err(BuildError::Shape { file, name, expected, found });
-                    }
-                    Some(_) if self.outline => return Ok(self.absent(stored)),
-                    Some((name, _)) => {
-                        let values = source.read_f32(&name)?;
-                        let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
-                        let data = TensorData::new(values, stored).convert_dtype(self.dtype);
-                        Tensor::from_data(data, (&self.device, self.dtype))
-                    }
-                    None if fresh.iter().any(|prefix| name.starts_with(prefix)) => match self.outline {
-                        true => return Ok(self.absent(stored)),
-                        false => self.drawn(&name, stored, init, seed),
-                    },
-                    None => return Err(BuildError::Missing { file: source.describe(), name }),
-                }
+        let in_file = self.in_file(names, &shape)?;
+        if self.outline {
+            return Ok(self.absent(stored));
+        }
+        let tensor = match in_file {
+            Some((source, in_file)) => {
+                let values = self.in_order(&name, source.read_f32(&in_file)?, &shape);
+                let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
+                let data = TensorData::new(values, stored).convert_dtype(self.dtype);
+                Tensor::from_data(data, (&self.device, self.dtype))
             }
+            None => self.drawn(&name, stored, init),
         };
         Ok(Param::from_tensor(tensor).set_require_grad(false))
+    }
+
+    /// The checkpoint and the name it has for a parameter; none where the parameter is to be drawn.
+    fn in_file(
+        &self,
+        names: &[&str],
+        shape: &[usize],
+    ) -> Result<Option<(&'a dyn TensorSource, String)>, BuildError> {
+        let Weights::Checkpoint { source, base_prefix, fresh, head, .. } = self.weights else {
+            return Ok(None);
+        };
+        let name = self.name(names[0]);
+        let may_be_drawn = fresh.iter().any(|prefix| name.starts_with(prefix));
+        let redrawn = matches!(head, HeadRows::New { prefix } if name.starts_with(prefix));
+        let places = names.iter().map(|last| self.name(last));
+        let places = places.flat_map(|name| {
+            let bare = name.strip_prefix(base_prefix).map(str::to_owned);
+            std::iter::once(name).chain(bare)
+        });
+        let found = places.filter_map(|name| source.info(&name).map(|info| (name, info.shape))).next();
+        let mut log = self.log.borrow_mut();
+        match found {
+            _ if redrawn => {
+                // read for this: it is no tensor that was overlooked
+                log.read.extend(found.map(|(name, _)| name));
+                log.drawn.push(name);
+                Ok(None)
+            }
+            Some((name, found)) if found != shape => {
+                let (file, expected) = (source.describe(), shape.to_vec());
+                Err(match may_be_drawn {
+                    true => BuildError::Head { file, name, expected, found },
+                    false => BuildError::Shape { file, name, expected, found },
+                })
+            }
+            Some((in_file, _)) => {
+                log.read.insert(in_file.clone());
+                Ok(Some((source, in_file)))
+            }
+            None if may_be_drawn => {
+                log.drawn.push(name);
+                Ok(None)
+            }
+            None => Err(BuildError::Missing { file: source.describe(), name }),
+        }
+    }
+
+    /// `values` of the parameter `name`, with the outputs of the head in the order that is asked for.
+    fn in_order(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+        let Weights::Checkpoint { head: HeadRows::Ordered { module, rows }, .. } = self.weights else {
+            return values;
+        };
+        let ours = name.strip_prefix(module).is_some_and(|rest| rest == ".weight" || rest == ".bias");
+        if !ours || rows.len() != shape[0] {
+            return values;
+        }
+        let width: usize = shape[1..].iter().product();
+        rows.iter().flat_map(|row| values[row * width..(row + 1) * width].to_vec()).collect()
     }
 
     /// A parameter that has a shape and no values.
@@ -209,7 +311,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Drawn on the device, so that a model larger than the host's memory can be made.
-    fn drawn<const D: usize>(&self, name: &str, shape: [usize; D], init: Init, seed: u64) -> Tensor<D> {
+    fn drawn<const D: usize>(&self, name: &str, shape: [usize; D], init: Init) -> Tensor<D> {
+        let (Weights::Checkpoint { seed, .. } | Weights::Random { seed }) = self.weights;
         match init {
             Init::Constant(value) => Tensor::full(shape, value, (&self.device, self.dtype)),
             Init::Normal(std) => {

@@ -13,7 +13,7 @@ mod projection;
 mod sites;
 
 pub use attention::{Attention, AttentionAdapter, AttentionMask, AttentionSite, KeysValues};
-pub use build::{BuildError, Builder, Init, Initializer, Weights, name_hash};
+pub use build::{BuildError, BuildLog, Builder, HeadRows, Init, Initializer, Weights, name_hash};
 pub use context::{Context, Mode, ModelInput, Output};
 pub use erased::{Attached, ErasedMapper, ErasedModule, ErasedVisitor, Kind};
 pub use model::Model;

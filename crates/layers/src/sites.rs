@@ -144,8 +144,10 @@ pub struct Dimensions {
     pub head: usize,
     /// Tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Longest sequence, in tokens.
+    /// Longest sequence, in tokens; where positions are rotary, the longest that the network was trained on.
     pub positions: usize,
+    /// How many keys a query sees at most, itself included, where attention has a sliding window.
+    pub window: Option<usize>,
 }
 
 /// A network that methods can be attached to.

@@ -33,14 +33,23 @@ pub fn attention(
     drop(probabilities).matmul(value)
 }
 
-/// True where query `i` must not see key `j > i`: `[1, 1, length, extra + length]`. The `extra` keys in
-/// front (a prefix) are seen by every query.
-pub fn causal_mask(length: usize, extra: usize, device: &Device) -> Tensor<4, Bool> {
+/// True where query `i` must not see key `j`, for `j > i` or, with a `window`, `j <= i - window`:
+/// `[1, 1, length, extra + length]`. The `extra` keys in front (a prefix) are seen by every query.
+pub fn causal_mask(length: usize, extra: usize, window: Option<usize>, device: &Device) -> Tensor<4, Bool> {
     let query = Tensor::<1, Int>::arange(0..length as i64, device).reshape([1, 1, length, 1]);
     let keys = -(extra as i64)..length as i64;
     let key = Tensor::<1, Int>::arange(keys, device).reshape([1, 1, 1, extra + length]);
     let shape = [1, 1, length, extra + length];
-    key.expand(shape).greater(query.expand(shape))
+    let (key, query) = (key.expand(shape), query.expand(shape));
+    let later = key.clone().greater(query.clone());
+    // a window that holds the whole sequence hides nothing
+    match window.filter(|window| *window < length) {
+        None => later,
+        Some(window) => {
+            let left = key.clone().lower_equal(query - window as i64);
+            later.bool_or(left.bool_and(key.greater_equal_elem(0)))
+        }
+    }
 }
 
 /// True where a key is padding, from `padding` `[batch, length]` (true at padded positions):

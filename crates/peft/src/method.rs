@@ -129,6 +129,11 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
     /// Where the settings make no sense, or the method does not apply to such a network.
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
 
+    /// Positions that come before those of a sequence's tokens: virtual tokens, or a prefix.
+    fn virtual_tokens(&self) -> usize {
+        0
+    }
+
     /// Puts the method's state at the sites of `model`. What it puts there is trained.
     ///
     /// # Errors
@@ -209,6 +214,8 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     fn label(&self) -> String;
     /// See [`Method::count`].
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
+    /// See [`Method::virtual_tokens`].
+    fn virtual_tokens(&self) -> usize;
     /// See [`Method::attach`].
     fn attach(
         &self,
@@ -253,6 +260,10 @@ impl<M: Method> DynMethod for M {
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         Method::count(self, outline)
+    }
+
+    fn virtual_tokens(&self) -> usize {
+        Method::virtual_tokens(self)
     }
 
     fn attach(

@@ -31,10 +31,10 @@ pub enum BatchTargets {
     Tokens(Vec<i64>),
 }
 
-/// Pads `examples`, all of one kind, to the longest of them, and that to a multiple of `multiple`.
-pub fn collate(examples: &[&Example], pad: u32, multiple: usize) -> Batch {
+/// Pads `examples`, all of one kind, to the longest of them, and that to a multiple of `multiple` where `room` allows it.
+pub fn collate(examples: &[&Example], pad: u32, multiple: usize, room: usize) -> Batch {
     let longest = examples.iter().map(|example| example.input_ids.len()).max().unwrap_or(0);
-    let columns = longest.next_multiple_of(multiple.max(1));
+    let columns = longest.next_multiple_of(multiple.max(1)).min(room.max(longest));
     let mut batch = Batch {
         rows: examples.len(),
         columns,
@@ -124,8 +124,10 @@ mod tests {
             token_type_ids: vec![0; ids.len()],
             target: Target::Tokens(ids.iter().map(|id| i64::from(*id)).collect()),
         };
-        let batch = collate(&[&example(&[5, 6, 7]), &example(&[8])], 1, 4);
+        let batch = collate(&[&example(&[5, 6, 7]), &example(&[8])], 1, 4, usize::MAX);
         assert_eq!(batch.columns, 4);
+        // a network of three positions
+        assert_eq!(collate(&[&example(&[5, 6, 7])], 1, 4, 3).columns, 3);
         assert_eq!(batch.input_ids, [5, 6, 7, 1, 8, 1, 1, 1]);
         assert_eq!(batch.attention_mask, [1, 1, 1, 0, 1, 0, 0, 0]);
         assert_eq!(batch.targets, BatchTargets::Tokens(vec![5, 6, 7, -100, 8, -100, -100, -100]));

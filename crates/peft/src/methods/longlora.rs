@@ -80,6 +80,12 @@ impl LongLora {
                 "`longlora` needs rotary positions and causal attention, and this network has neither; use `lora`",
             ));
         }
+        if let Some(window) = outline.dimensions.window {
+            return Err(NotApplicable::new(format!(
+                "`longlora` shifts full attention, and this network's has a window (sliding_window = {window}); \
+                 use `lora`"
+            )));
+        }
         if !(self.group_ratio > 0.0 && self.group_ratio <= 1.0) {
             let ratio = self.group_ratio;
             return Err(NotApplicable::new(format!(

@@ -77,6 +77,10 @@ impl Method for PrefixTuning {
         Ok(Count { adapter, stored, buffers: 0 })
     }
 
+    fn virtual_tokens(&self) -> usize {
+        self.num_virtual_tokens
+    }
+
     fn attach(
         &self,
         model: &mut Model,

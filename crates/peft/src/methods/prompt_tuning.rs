@@ -76,6 +76,10 @@ impl Method for PromptTuning {
         Ok(Count::all(self.num_virtual_tokens * outline.dimensions.hidden))
     }
 
+    fn virtual_tokens(&self) -> usize {
+        self.num_virtual_tokens
+    }
+
     fn attach(
         &self,
         model: &mut Model,

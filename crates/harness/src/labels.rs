@@ -1,0 +1,114 @@
+//! Whether the classes of a checkpoint's head are the task's.
+
+use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
+use serde_json::Value;
+
+/// For each class of the task the output of the head, where the order is another, and what a reader should know.
+type Followed = (Option<Vec<usize>>, Option<String>);
+
+/// Holds the classes that `config` names (`id2label`) against those of `task`, as `run_glue.py` of `transformers` does.
+///
+/// # Errors
+/// Where the head's classes are others than the task's, or no classes of which one is right; with the remedy.
+pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result<Followed, String> {
+    if config["problem_type"] == "multi_label_classification" {
+        return Err("problem_type: the head is for several labels at a time, which no task here has; set \
+                    head = \"new\" in [model] to start from a new one"
+            .to_owned());
+    }
+    let Some(names) = class_names(config).filter(|_| data.kind == TaskKind::Classification) else {
+        return Ok((None, None));
+    };
+    let classes = &data.classes;
+    let place = |class: &String| names.iter().position(|name| name.trim().eq_ignore_ascii_case(class.trim()));
+    let listed = names.join(", ");
+    match classes.iter().map(place).collect::<Option<Vec<usize>>>() {
+        Some(rows) if rows.is_sorted() && rows.len() == names.len() => Ok((None, None)),
+        Some(rows) if is_permutation(&rows) && rows.len() == names.len() => {
+            let told = format!(
+                "the checkpoint's head has the classes in the order {listed} (id2label); its outputs were put into the \
+                 task's order, {}",
+                classes.join(", ")
+            );
+            Ok((Some(rows), Some(told)))
+        }
+        _ if classes.iter().all(|class| class.parse::<i64>().is_ok()) => Ok((
+            None,
+            Some(format!(
+                "the checkpoint's head calls its classes {listed} (id2label), in this order; that the labels {} mean the \
+                 same is taken for granted",
+                classes.join(", ")
+            )),
+        )),
+        _ => Err(format!(
+            "id2label: the checkpoint's head is for the classes {listed}, and task `{}` has {}; give the labels the same \
+             names, or set head = \"new\" in [model] to start from a new head",
+            task.name,
+            classes.join(", ")
+        )),
+    }
+}
+
+fn is_permutation(rows: &[usize]) -> bool {
+    let mut sorted = rows.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().enumerate().all(|(place, row)| place == *row)
+}
+
+/// The head's classes in the order of its outputs; none where nobody named them.
+fn class_names(config: &Value) -> Option<Vec<String>> {
+    let by_id = |id: usize| config["id2label"][id.to_string()].as_str().map(str::to_owned);
+    let by_label = |id: usize| {
+        let labels = config["label2id"].as_object()?;
+        labels.iter().find(|(_, value)| value.as_u64() == Some(id as u64)).map(|(label, _)| label.clone())
+    };
+    let names: Vec<String> = (0..).map_while(|id| by_id(id).or_else(|| by_label(id))).collect();
+    // what `transformers` writes where nobody named them
+    let named =
+        names.iter().enumerate().any(|(id, name)| *name != format!("LABEL_{id}") && *name != id.to_string());
+    named.then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use peftlab_tasks::Split;
+    use serde_json::json;
+
+    use super::*;
+
+    fn followed(id2label: &Value, classes: &[&str]) -> Result<Followed, String> {
+        let task = "name = \"t\"\nkind = \"classification\"\ntrain = \"t\"\nvalidation = \"v\"\n";
+        let data = TaskData {
+            kind: TaskKind::Classification,
+            train: Split::default(),
+            validation: Split::default(),
+            test: None,
+            classes: classes.iter().map(|class| (*class).to_owned()).collect(),
+            metrics: Vec::new(),
+            digest: String::new(),
+            warnings: Vec::new(),
+        };
+        follow(&json!({ "id2label": id2label }), &toml::from_str(task).unwrap(), &data)
+    }
+
+    #[test]
+    fn the_heads_outputs_follow_the_names() {
+        let mnli = json!({ "0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT" });
+        let (rows, told) = followed(&mnli, &["entailment", "neutral", "contradiction"]).unwrap();
+        assert_eq!(rows, Some(vec![2, 1, 0]));
+        assert!(told.unwrap().contains("id2label"));
+        assert_eq!(followed(&mnli, &["contradiction", "neutral", "entailment"]).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn other_names_are_refused_and_numbers_told() {
+        let names = json!({ "0": "negative", "1": "positive" });
+        assert!(followed(&names, &["yes", "no"]).unwrap_err().contains("head = \"new\""));
+        // a name less than the head has
+        assert!(followed(&json!({ "0": "a", "1": "b", "2": "c" }), &["c", "b"]).is_err());
+        let (rows, told) = followed(&names, &["0", "1"]).unwrap();
+        assert!(rows.is_none() && told.unwrap().contains("negative, positive"));
+        let unnamed = json!({ "0": "LABEL_0", "1": "LABEL_1" });
+        assert_eq!(followed(&unnamed, &["yes", "no"]).unwrap(), (None, None));
+    }
+}

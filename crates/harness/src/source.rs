@@ -1,0 +1,218 @@
+//! The model of an experiment: its configuration, where its weights are, and what of them a task uses.
+
+use std::path::PathBuf;
+
+use burn::tensor::{DType, Device};
+use peftlab_backbones::{BackboneCard, Head, build, card};
+use peftlab_checkpoint::{ModelFiles, load_config, resolve};
+use peftlab_layers::{BuildLog, Builder, HeadRows, Model, Weights};
+use peftlab_peft::Outline;
+use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
+use serde_json::Value;
+
+use crate::error::HarnessError;
+use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
+use crate::labels;
+
+/// A model's configuration, and where its weights are.
+pub struct ModelSource {
+    /// `config.json`, with the experiment's changes.
+    pub config: Value,
+    /// The checkpoint; none for random weights.
+    pub files: Option<ModelFiles>,
+    /// What to call it.
+    pub name: String,
+    /// Where it came from.
+    pub path: PathBuf,
+    /// Identifies it.
+    pub digest: String,
+    /// Element type of frozen weights.
+    pub dtype: DType,
+    /// What a reader of the numbers should know of the model's files; a sentence each.
+    pub warnings: Vec<String>,
+    head: HeadSpec,
+    card: &'static BackboneCard,
+}
+
+impl ModelSource {
+    pub(crate) fn read(experiment: &Experiment) -> Result<Self, HarnessError> {
+        let spec = &experiment.model;
+        let path = PathBuf::from(&spec.source);
+        let (mut config, files, mut digest) = match spec.weights {
+            WeightsSpec::Pretrained => {
+                let files = resolve(&spec.source, experiment.base())?;
+                (files.config.clone(), Some(files), String::new())
+            }
+            WeightsSpec::Random => (load_config(&experiment.base().join(&path))?, None, "random".to_owned()),
+        };
+        for (key, value) in &spec.config {
+            config[key] = value.clone();
+        }
+        if let Some(files) = &files {
+            digest.clone_from(&files.digest);
+        }
+        let refused = |reason| HarnessError::Backbone { path: path.clone(), reason };
+        let card = card(&config).map_err(refused)?;
+        config = card.with_defaults(&config);
+        let mut warnings = files.as_ref().map(|files| files.warnings.clone()).unwrap_or_default();
+        warnings.extend(card.check(&config, &spec.config).map_err(refused)?);
+        let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
+        let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
+        let dtype = match spec.dtype {
+            DtypeSpec::F32 => DType::F32,
+            DtypeSpec::Bf16 => DType::BF16,
+        };
+        Ok(Self { config, files, name, path, digest, dtype, warnings, head: spec.head, card })
+    }
+
+    /// The `model_type`.
+    pub fn architecture(&self) -> &'static str {
+        self.card.name
+    }
+
+    /// Builds the model. What the checkpoint lacks (a new head) is drawn from `seed`.
+    ///
+    /// # Errors
+    /// Where the checkpoint does not fit.
+    pub fn build(&self, head: &TaskHead, seed: u64, device: &Device) -> Result<Model, HarnessError> {
+        let weights = self.weights(head.rows.as_deref(), seed);
+        self.with(head.head, &Builder::new(weights, device, self.dtype))
+    }
+
+    /// The head of `task` on this model, with nothing allocated.
+    ///
+    /// # Errors
+    /// Where the configuration is not one, there is no such head, the checkpoint does not fit, or the classes of its
+    /// head are others than the task's.
+    pub fn head(&self, task: &TaskSpec, data: &TaskData) -> Result<TaskHead, HarnessError> {
+        let head = head_of(data);
+        let builder = Builder::new(self.weights(None, 0), &Device::flex(), self.dtype).outline();
+        let outline = Outline::of(&mut self.with(head, &builder)?);
+        let log = builder.log();
+        let output = format!("{}.weight", self.card.head_output);
+        let has_head = self.files.is_some() && head != Head::LanguageModel && !log.drawn.contains(&output);
+        let (rows, about_labels) = match has_head {
+            true => labels::follow(&self.config, task, data)
+                .map_err(|message| HarnessError::input(&self.path.join("config.json"), message))?,
+            false => (None, None),
+        };
+        let mut warnings = self.about_files(head, &log)?;
+        warnings.extend(about_labels);
+        Ok(TaskHead { head, rows, outline, drawn: log.drawn, warnings })
+    }
+
+    /// What the files have and nobody reads, and what they lack.
+    fn about_files(&self, head: Head, log: &BuildLog) -> Result<Vec<String>, HarnessError> {
+        let Some(files) = &self.files else { return Ok(Vec::new()) };
+        let mut told = Vec::new();
+        if !log.drawn.is_empty() {
+            let names = log.drawn.join(", ");
+            let pooler = match log.drawn.iter().any(|name| name.contains(".pooler.")) {
+                true => "; a method that trains no pooler leaves it as it was drawn",
+                false => "",
+            };
+            told.push(format!("not in the checkpoint, so drawn anew from the seed: {names}{pooler}"));
+        }
+        let unread: Vec<String> = files
+            .weights
+            .names()
+            .into_iter()
+            .filter(|name| !log.read.contains(name) && !is_buffer(name))
+            .collect();
+        let tied = |name: &&String| head == Head::LanguageModel && *name == LM_HEAD;
+        if unread.iter().any(|name| tied(&name)) {
+            let embedding = ["model.embed_tokens.weight", "embed_tokens.weight"];
+            let embedding = embedding.into_iter().find(|name| log.read.contains(*name));
+            let same = embedding.map_or(Ok(false), |embedding| files.weights.equal(LM_HEAD, embedding))?;
+            if !same {
+                told.push(format!(
+                    "the checkpoint's `{LM_HEAD}` differs from its embedding, but config.json says tie_word_embeddings: \
+                     the embedding is the head, as in transformers; set config = {{ tie_word_embeddings = false }} in \
+                     [model] to use `{LM_HEAD}`"
+                ));
+            }
+        }
+        let others = unread.iter().filter(|name| !tied(name)).map(String::as_str);
+        told.extend(unread_tensors(&others.collect::<Vec<_>>()));
+        Ok(told)
+    }
+
+    fn weights<'a>(&'a self, rows: Option<&'a [usize]>, seed: u64) -> Weights<'a> {
+        let Some(files) = &self.files else { return Weights::Random { seed } };
+        let head = match (self.head, rows) {
+            (HeadSpec::New, _) => HeadRows::New { prefix: NEW_HEAD },
+            (HeadSpec::Checkpoint, Some(rows)) => HeadRows::Ordered { module: self.card.head_output, rows },
+            (HeadSpec::Checkpoint, None) => HeadRows::Kept,
+        };
+        Weights::Checkpoint {
+            source: &*files.weights,
+            base_prefix: self.card.base_prefix,
+            fresh: self.card.fresh,
+            head,
+            seed,
+        }
+    }
+
+    fn with(&self, head: Head, builder: &Builder<'_>) -> Result<Model, HarnessError> {
+        let backbone = build(&self.config, head, builder);
+        Ok(Model::new(backbone.map_err(|reason| HarnessError::Backbone { path: self.path.clone(), reason })?))
+    }
+}
+
+/// A language model's output layer.
+const LM_HEAD: &str = "lm_head.weight";
+
+/// What `head = "new"` draws, whatever the checkpoint has.
+const NEW_HEAD: &str = "classifier.";
+
+/// Buffers that older versions of `transformers` saved: they are computed, and say nothing.
+fn is_buffer(name: &str) -> bool {
+    let ends = ["position_ids", "token_type_ids", "rotary_emb.inv_freq", "attn.bias", "attn.masked_bias"];
+    ends.iter().any(|end| name.ends_with(end))
+}
+
+/// A sentence about tensors that nobody reads, those of one module together; none where there are none.
+fn unread_tensors(names: &[&str]) -> Option<String> {
+    let mut groups: Vec<(String, usize)> = Vec::new();
+    for name in names {
+        // such as `cls.predictions`, or `model.layers.3`
+        let numbered = name.split('.').position(|part| part.parse::<usize>().is_ok());
+        let group = name.split('.').take(numbered.map_or(2, |at| at + 1)).collect::<Vec<_>>().join(".");
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((group, 1)),
+        }
+    }
+    let listed: Vec<String> = groups
+        .iter()
+        .map(|(group, count)| match (count, names.contains(&group.as_str())) {
+            (1, true) => group.clone(),
+            (1, false) => names.iter().find(|name| name.starts_with(group)).unwrap_or(&"").to_string(),
+            _ => format!("{group}.* ({count})"),
+        })
+        .collect();
+    (!listed.is_empty())
+        .then(|| format!("tensors of the checkpoint that this network does not use: {}", listed.join(", ")))
+}
+
+/// A task's head on the model, with the network's shape.
+pub struct TaskHead {
+    /// What the network gives.
+    pub head: Head,
+    /// For each class the output of the checkpoint's head, where its order is another than the task's.
+    pub rows: Option<Vec<usize>>,
+    /// The network with it.
+    pub outline: Outline,
+    /// Parameters that the checkpoint lacks and that are drawn from the seed; none where all are drawn.
+    pub drawn: Vec<String>,
+    /// What a reader of the task's numbers should know of the model; a sentence each.
+    pub warnings: Vec<String>,
+}
+
+fn head_of(data: &TaskData) -> Head {
+    match data.kind {
+        TaskKind::Classification => Head::Sequence { outputs: data.classes.len() },
+        TaskKind::Regression => Head::Sequence { outputs: 1 },
+        TaskKind::CausalLm | TaskKind::Instruction => Head::LanguageModel,
+    }
+}
