@@ -1,4 +1,4 @@
-"""Fixtures for the GGUF reader: crates/checkpoint/tests/gguf/, all made by the `gguf` package.
+"""Fixtures for the GGUF reader: crates/checkpoint/tests/gguf/. Needs gguf, regex and sentencepiece.
 
     python tools/reference/gguf_fixtures.py crates/checkpoint/tests/gguf
 
@@ -6,8 +6,8 @@ blocks-TYPE.bin holds blocks of one type, blocks-TYPE.f32 their values as `gguf.
 can quantise, half of the blocks are quantised values; the others, and all of the K types, are random bytes with scales that
 are ordinary, negative, subnormal, zero and large.
 tiny.gguf is a LLaMA of one layer with each kind of tensor, tiny-0000N-of-00002.gguf the same in two parts.
-pieces.json holds a small vocabulary of SentencePiece, and what `transformers`' own conversion makes of some texts.
-words.json holds what `tokenizers` makes of texts, cut by each pre-tokenizer's pattern in its model's own tokenizer.json.
+pieces.json holds a small vocabulary of SentencePiece, and the ids that its own program gives some texts.
+words.json holds texts as llama.cpp's pre-tokenizers cut them, by the `regex` package.
 """
 
 import sys

@@ -97,7 +97,7 @@ impl Gguf {
     fn needed(&self, key: &str, value: Option<usize>) -> Result<usize, CheckpointError> {
         value
             .filter(|value| *value > 0)
-            .ok_or_else(|| self.refuse(&format!("the metadata lacks the number `{key}`")))
+            .ok_or_else(|| self.refuse(&format!("the metadata lacks the number `{key}`, or it is 0")))
     }
 
     /// Whether the projections have biases: all of them, or none.
@@ -135,6 +135,7 @@ impl Sizes {
         let size = |name: &str| gguf.needed(&key(name), gguf.integer(&key(name))?);
         let (hidden, heads) = (size("embedding_length")?, gguf.for_all_layers(&key("attention.head_count"))?);
         let heads = gguf.needed(&key("attention.head_count"), heads)?;
+        let key_heads = gguf.for_all_layers(&key("attention.head_count_kv"))?;
         let even = hidden / heads;
         let head = gguf.integer(&key("attention.key_length"))?.unwrap_or(even);
         for (name, absent) in [("attention.value_length", even), ("rope.dimension_count", head)] {
@@ -154,10 +155,7 @@ impl Sizes {
                 .needed(&key("feed_forward_length"), gguf.for_all_layers(&key("feed_forward_length"))?)?,
             layers: size("block_count")?,
             heads,
-            key_heads: gguf
-                .for_all_layers(&key("attention.head_count_kv"))?
-                .filter(|n| *n > 0)
-                .unwrap_or(heads),
+            key_heads: gguf.needed(&key("attention.head_count_kv"), Some(key_heads.unwrap_or(heads)))?,
             head,
             vocabulary: rows.ok_or_else(|| gguf.refuse("lacks the tensor `token_embd.weight`"))?,
             context: size("context_length")?,
