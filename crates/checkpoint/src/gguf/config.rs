@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::keys::short;
-use super::{Gguf, GgufValue};
+use super::{Gguf, GgufValue, rope};
 use crate::{CheckpointError, TensorSource};
 
 /// llama.cpp's numbers are of 32 bits; a larger one is no size of anything.
@@ -40,7 +40,7 @@ impl Gguf {
             "mlp_bias": self.biased(sizes.layers, "mlp", &["gate_proj", "up_proj", "down_proj"])?,
             "hidden_act": "silu",
         });
-        if let Some(scaling) = self.rope_scaling(sizes.head, sizes.context)? {
+        if let Some(scaling) = rope::scaling(self, sizes.head, sizes.context)? {
             config["rope_scaling"] = scaling;
         }
         match self.integer("llama.attention.sliding_window")? {
@@ -97,7 +97,7 @@ impl Gguf {
     fn needed(&self, key: &str, value: Option<usize>) -> Result<usize, CheckpointError> {
         value
             .filter(|value| *value > 0)
-            .ok_or_else(|| self.refuse(&format!("the metadata lacks the number `{key}`")))
+            .ok_or_else(|| self.refuse(&format!("the metadata lacks the number `{key}`, or it is 0")))
     }
 
     /// Whether the projections have biases: all of them, or none.
@@ -113,80 +113,6 @@ impl Gguf {
                 "has the tensor `{present}`, but not `{absent}`: LLaMA has biases in all of them or in none"
             ))),
             (present, _) => Ok(present.is_some()),
-        }
-    }
-
-    /// `rope_scaling`, from the keys `llama.rope.*` and the tensors of divisors.
-    fn rope_scaling(&self, head: usize, context: usize) -> Result<Option<Value>, CheckpointError> {
-        let key = "llama.rope.scaling.factor";
-        let factor =
-            self.float(key)?.map_or_else(|| self.float("llama.rope.scale_linear"), |f| Ok(Some(f)))?;
-        let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
-        if factor < 0.0 {
-            return Err(self.refuse(&format!("`{key}` is {factor}, no factor")));
-        }
-        let attention = self.float("llama.rope.scaling.attn_factor")?.unwrap_or(1.0);
-        let original = self.integer("llama.rope.scaling.original_context_length")?.unwrap_or(context);
-        let [all, short, long] = super::names::DIVISORS.map(|name| self.divisors.get(name));
-        let kind = match self.get("llama.rope.scaling.type") {
-            None => "linear",
-            Some(GgufValue::String(kind)) => kind.as_str(),
-            Some(other) => {
-                return Err(self.refuse(&format!(
-                    "`llama.rope.scaling.type` is {}, no name",
-                    super::keys::short(other)
-                )));
-            }
-        };
-        if kind != "longrope"
-            && let Some(name) = [short, long].into_iter().flatten().next().map(|_| super::names::DIVISORS[1])
-        {
-            return Err(self.refuse(&format!(
-                "has `{name}` or its like, but `llama.rope.scaling.type` is `{kind}`, not longrope"
-            )));
-        }
-        // divisors of every frequency at any length: longrope's form with two equal lists
-        let divided = |short: Vec<f64>, long: Vec<f64>| {
-            json!({
-                "rope_type": "longrope", "short_factor": short, "long_factor": long, "factor": factor,
-                "attention_factor": attention, "original_max_position_embeddings": original,
-            })
-        };
-        let scaled = |divisors: Option<&Vec<f64>>, factor: f64| -> Vec<f64> {
-            divisors.map_or_else(|| vec![factor; head / 2], |d| d.iter().map(|d| d * factor).collect())
-        };
-        match kind {
-            "none" | "linear" => {
-                let factor = if kind == "none" { 1.0 } else { factor };
-                if all.is_some() || attention != 1.0 {
-                    return Ok(Some(divided(scaled(all, factor), scaled(all, factor))));
-                }
-                Ok((factor != 1.0).then(|| json!({ "rope_type": "linear", "factor": factor })))
-            }
-            "yarn" if all.is_some() => {
-                Err(self.refuse("has the tensor `rope_freqs.weight` and `llama.rope.scaling.type` yarn; only one can be followed"))
-            }
-            "yarn" => {
-                let mut yarn = json!({
-                    "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
-                    "attention_factor": attention * if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 },
-                });
-                for side in ["beta_fast", "beta_slow"] {
-                    if let Some(beta) = self.float(&format!("llama.rope.scaling.yarn_{side}"))? {
-                        yarn[side] = beta.into();
-                    }
-                }
-                Ok(Some(yarn))
-            }
-            "longrope" => match (short, long) {
-                (Some(short), Some(long)) => Ok(Some(divided(scaled(Some(short), factor), scaled(Some(long), factor)))),
-                _ => Err(self.refuse(
-                    "`llama.rope.scaling.type` is longrope, but `rope_factors_short.weight` or `rope_factors_long.weight` is missing",
-                )),
-            },
-            other => Err(self.refuse(&format!(
-                "`llama.rope.scaling.type` is `{other}`, which is not implemented; there are none, linear, yarn, longrope"
-            ))),
         }
     }
 }
@@ -209,6 +135,7 @@ impl Sizes {
         let size = |name: &str| gguf.needed(&key(name), gguf.integer(&key(name))?);
         let (hidden, heads) = (size("embedding_length")?, gguf.for_all_layers(&key("attention.head_count"))?);
         let heads = gguf.needed(&key("attention.head_count"), heads)?;
+        let key_heads = gguf.for_all_layers(&key("attention.head_count_kv"))?;
         let even = hidden / heads;
         let head = gguf.integer(&key("attention.key_length"))?.unwrap_or(even);
         for (name, absent) in [("attention.value_length", even), ("rope.dimension_count", head)] {
@@ -228,10 +155,7 @@ impl Sizes {
                 .needed(&key("feed_forward_length"), gguf.for_all_layers(&key("feed_forward_length"))?)?,
             layers: size("block_count")?,
             heads,
-            key_heads: gguf
-                .for_all_layers(&key("attention.head_count_kv"))?
-                .filter(|n| *n > 0)
-                .unwrap_or(heads),
+            key_heads: gguf.needed(&key("attention.head_count_kv"), Some(key_heads.unwrap_or(heads)))?,
             head,
             vocabulary: rows.ok_or_else(|| gguf.refuse("lacks the tensor `token_embd.weight`"))?,
             context: size("context_length")?,

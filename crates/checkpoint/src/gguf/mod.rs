@@ -9,6 +9,7 @@ mod header;
 mod keys;
 mod names;
 mod pre_tokenizer;
+mod rope;
 mod sentence_piece;
 mod split;
 mod tokenizer;

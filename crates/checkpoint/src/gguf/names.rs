@@ -11,9 +11,12 @@ pub(super) enum Use {
     Nothing,
 }
 
-/// Divisors of the frequencies: for every length, for short texts, and for long ones.
-pub(super) const DIVISORS: [&str; 3] =
-    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+/// Divisors of the frequencies for every text.
+pub(super) const DIVISORS: &str = "rope_freqs.weight";
+/// Divisors for texts up to the trained length.
+pub(super) const SHORT_DIVISORS: &str = "rope_factors_short.weight";
+/// Divisors for longer texts.
+pub(super) const LONG_DIVISORS: &str = "rope_factors_long.weight";
 
 /// What the tensor is to the network; none where LLaMA has no such tensor.
 pub(super) fn tensor(name: &str) -> Option<Use> {
@@ -22,7 +25,7 @@ pub(super) fn tensor(name: &str) -> Option<Use> {
         "token_embd.weight" => return parameter("model.embed_tokens.weight"),
         "output_norm.weight" => return parameter("model.norm.weight"),
         "output.weight" => return parameter("lm_head.weight"),
-        _ if DIVISORS.contains(&name) => return Some(Use::Divisors),
+        DIVISORS | SHORT_DIVISORS | LONG_DIVISORS => return Some(Use::Divisors),
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
