@@ -24,8 +24,12 @@ pub enum Dtype {
     F16,
     /// bfloat16.
     BF16,
+    /// 64-bit float.
+    F64,
     /// 64-bit integer.
     I64,
+    /// Another type of safetensors, by its name: no network reads it.
+    Other(&'static str),
     /// Blocks of 32 8-bit values with a 16-bit scale (GGUF, as all that follow).
     Q8_0,
     /// Blocks of 32 4-bit values with a 16-bit scale.
@@ -111,6 +115,7 @@ pub(crate) fn floats(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
     let halves = |convert: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|b| convert(*b)).collect();
     match dtype {
         Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+        Dtype::F64 => Some(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()),
         Dtype::F16 => Some(halves(|b| half::f16::from_le_bytes(b).to_f32())),
         Dtype::BF16 => Some(halves(|b| half::bf16::from_le_bytes(b).to_f32())),
         _ => None,

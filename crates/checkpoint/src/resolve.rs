@@ -17,8 +17,7 @@ pub struct ModelFiles {
     pub weights: Box<dyn TensorSource>,
     /// The tokenizer, if there is one.
     pub tokenizer: Option<Tokenizer>,
-    /// Identifies weights and configuration: SHA-256, lower-case hexadecimal. Of a file above 1 GiB only the
-    /// size and the first and last MiB are read for it.
+    /// Identifies weights and configuration, every byte of them: SHA-256, lower-case hexadecimal.
     pub digest: String,
     /// What a reader of the numbers should know of the files; a sentence each.
     pub warnings: Vec<String>,
@@ -89,9 +88,7 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
             if let Some(gguf) = only_gguf(folder)? {
                 return open_gguf(&gguf);
             }
-            let message =
-                format!("holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints can be read");
-            return Err(CheckpointError::new(folder, message));
+            return Err(CheckpointError::new(folder, no_weights(folder)));
         }
     };
     let tokenizer = folder.join(TOKENIZER);
@@ -142,6 +139,30 @@ fn only_gguf(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     }
 }
 
+/// Why a folder without safetensors cannot be read, with the way to convert what it has.
+fn no_weights(folder: &Path) -> String {
+    let missing = format!(
+        "holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints and .gguf files can be read"
+    );
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut others: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| {
+            [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"].iter().any(|end| name.ends_with(end))
+        })
+        .collect();
+    others.sort();
+    match others.first() {
+        None => missing,
+        Some(first) => format!(
+            "{missing}, and not {first}. Convert it with\n  python -c \"from transformers import AutoModel as M; \
+             M.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"\nwhere AutoModel is the class \
+             that config.json names under `architectures`, such as AutoModelForSequenceClassification",
+            folder.display()
+        ),
+    }
+}
+
 /// The files that an index names, each once.
 fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
     let text = std::fs::read_to_string(index).map_err(|error| CheckpointError::io(index, &error))?;
@@ -149,29 +170,51 @@ fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
         .map_err(|error| CheckpointError::new(index, format!("is no JSON: {error}")))?;
     let map =
         value["weight_map"].as_object().ok_or_else(|| CheckpointError::new(index, "lacks `weight_map`"))?;
-    let mut names: Vec<String> = map.values().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    let mut names = Vec::with_capacity(map.len());
+    for (tensor, name) in map {
+        // a shard lies beside its index
+        let plain =
+            name.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file| file == *name));
+        let Some(name) = plain else {
+            return Err(CheckpointError::new(
+                index,
+                format!("`weight_map`: {name} of tensor `{tensor}` is no file name"),
+            ));
+        };
+        names.push(name.to_owned());
+    }
     names.sort();
     names.dedup();
     Ok(names)
 }
 
-/// Above this, a file's content is not read for its digest.
-const LARGE: usize = 1 << 30;
+/// What is hashed at a time; part of what a digest is.
+const CHUNK: usize = 64 << 20;
 
+/// SHA-256 over the configuration and the digest of each file. A file is hashed in chunks on all cores: weights are
+/// many gigabytes, and every run reads them.
 fn digest(files: &[PathBuf], config: &Value) -> Result<String, CheckpointError> {
     let mut digest = Sha256::new();
     digest.update(config.to_string());
     for path in files {
         let bytes = map(path)?;
         digest.update((bytes.len() as u64).to_le_bytes());
-        if bytes.len() > LARGE {
-            digest.update(&bytes[..1 << 20]);
-            digest.update(&bytes[bytes.len() - (1 << 20)..]);
-        } else {
-            digest.update(&bytes);
-        }
+        chunk_digests(&bytes).iter().for_each(|chunk| digest.update(chunk));
     }
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn chunk_digests(bytes: &[u8]) -> Vec<[u8; 32]> {
+    let chunks: Vec<&[u8]> = bytes.chunks(CHUNK).collect();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(chunks.len()).max(1);
+    let share = chunks.len().div_ceil(workers).max(1);
+    std::thread::scope(|scope| {
+        let hash =
+            |part: &[&[u8]]| part.iter().map(|chunk| Sha256::digest(chunk).into()).collect::<Vec<[u8; 32]>>();
+        let running: Vec<_> = chunks.chunks(share).map(|part| scope.spawn(move || hash(part))).collect();
+        // a thread that hashes does not panic
+        running.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    })
 }
 
 /// A model on the Hub.
@@ -274,5 +317,52 @@ impl HubSource {
             );
             CheckpointError::new(what, message)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_covers_every_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let digest_of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            digest(std::slice::from_ref(&path), &Value::Null).unwrap()
+        };
+        let mut bytes = vec![0; 2 * CHUNK + 5];
+        let whole = digest_of(&bytes);
+        for at in [0, CHUNK - 1, CHUNK + 17, 2 * CHUNK + 4] {
+            bytes[at] = 1;
+            assert_ne!(digest_of(&bytes), whole, "byte {at}");
+            bytes[at] = 0;
+        }
+        assert_eq!(digest_of(&bytes), whole);
+    }
+
+    #[test]
+    fn weights_of_another_format_are_named_with_a_way_to_convert_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
+        let message = resolve(".", dir.path()).err().unwrap().to_string();
+        assert!(
+            message.contains("not pytorch_model.bin") && message.contains("save_pretrained"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_index_names_files_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join(INDEX);
+        for name in ["../model.safetensors", "/model.safetensors", "a/b.safetensors", ".."] {
+            std::fs::write(&index, serde_json::json!({ "weight_map": { "w": name } }).to_string()).unwrap();
+            assert!(shards(&index).unwrap_err().to_string().contains("no file name"), "{name}");
+        }
+        std::fs::write(&index, r#"{"weight_map":{"w":3}}"#).unwrap();
+        assert!(shards(&index).unwrap_err().to_string().contains("tensor `w`"));
     }
 }

@@ -97,7 +97,7 @@ fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Entry)>, Checkpoint
         };
         let Some((dtype, size)) = known(dtype) else {
             return refuse(format!(
-                "tensor `{name}` has dtype {dtype}; F32, F16, BF16 and I64 can be read, convert the others"
+                "tensor `{name}` has dtype {dtype}, which is not known; F64, F32, F16 and BF16 can be read, convert it"
             ));
         };
         let (Some(start), Some(stop)) = (end.checked_add(start), end.checked_add(stop)) else {
@@ -118,7 +118,26 @@ fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Entry)>, Checkpoint
         }
         found.push((name, Entry { file: 0, info: TensorInfo { shape, dtype }, bytes: start..stop }));
     }
-    Ok(found)
+    // as the format's own reader has it: no byte is in two tensors, and none in no tensor
+    let mut ranges: Vec<(usize, usize, &str)> =
+        found.iter().map(|(name, entry)| (entry.bytes.start, entry.bytes.end, name.as_str())).collect();
+    ranges.sort_unstable();
+    let mut at = end;
+    for (start, stop, name) in ranges {
+        if start != at {
+            return refuse(format!(
+                "tensor `{name}` begins at byte {start}, where the one before it ends at {at}: no safetensors file; get \
+                 the file again"
+            ));
+        }
+        at = stop;
+    }
+    match at == bytes.len() {
+        true => Ok(found),
+        false => {
+            refuse(format!("goes on to byte {} behind its last tensor, which ends at {at}", bytes.len()))
+        }
+    }
 }
 
 fn parse(value: &Value) -> Option<(Vec<usize>, &str, usize, usize)> {
@@ -128,13 +147,28 @@ fn parse(value: &Value) -> Option<(Vec<usize>, &str, usize, usize)> {
     Some((shape, value["dtype"].as_str()?, number(start)?, number(stop)?))
 }
 
+/// A type by its name, and the bytes of an element.
 fn known(dtype: &str) -> Option<(Dtype, usize)> {
+    const OTHERS: [(&str, usize); 11] = [
+        ("BOOL", 1),
+        ("U8", 1),
+        ("I8", 1),
+        ("F8_E4M3", 1),
+        ("F8_E5M2", 1),
+        ("F8_E8M0", 1),
+        ("I16", 2),
+        ("U16", 2),
+        ("I32", 4),
+        ("U32", 4),
+        ("U64", 8),
+    ];
     match dtype {
+        "F64" => Some((Dtype::F64, 8)),
         "F32" => Some((Dtype::F32, 4)),
         "F16" => Some((Dtype::F16, 2)),
         "BF16" => Some((Dtype::BF16, 2)),
         "I64" => Some((Dtype::I64, 8)),
-        _ => None,
+        _ => OTHERS.iter().find(|(name, _)| *name == dtype).map(|(name, size)| (Dtype::Other(name), *size)),
     }
 }
 
@@ -153,10 +187,15 @@ impl TensorSource for Safetensors {
         let wrong = || {
             CheckpointError::new(
                 path,
-                format!("tensor `{name}` holds {dtype:?}; weights are F32, F16 or BF16"),
+                format!("tensor `{name}` holds {dtype:?}; weights are F64, F32, F16 or BF16, convert it"),
             )
         };
         floats(bytes, dtype).ok_or_else(wrong)
+    }
+
+    fn equal(&self, one: &str, other: &str) -> Result<bool, CheckpointError> {
+        let ((_, one, ours), (_, other, theirs)) = (self.find(one)?, self.find(other)?);
+        Ok(one.info == other.info && ours == theirs)
     }
 
     fn describe(&self) -> String {
@@ -248,6 +287,47 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn written(header: &str, data: usize) -> Result<Safetensors, CheckpointError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        std::fs::write(&path, bytes).unwrap();
+        Safetensors::open(&[path])
+    }
+
+    #[test]
+    fn tensors_fill_the_file_without_overlap() {
+        let two = |first: [usize; 2], second: [usize; 2]| {
+            let entry = |[start, stop]: [usize; 2]| {
+                format!(
+                    r#"{{"dtype":"F32","shape":[{}],"data_offsets":[{start},{stop}]}}"#,
+                    (stop - start) / 4
+                )
+            };
+            format!(r#"{{"a":{},"b":{}}}"#, entry(first), entry(second))
+        };
+        assert!(written(&two([0, 8], [8, 12]), 12).is_ok());
+        for (header, size) in [
+            (two([0, 8], [4, 12]), 12),
+            (two([0, 4], [8, 12]), 12),
+            (two([0, 8], [8, 12]), 16),
+            (two([4, 8], [8, 12]), 12),
+        ] {
+            assert!(written(&header, size).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn other_types_may_be_there_and_are_refused_when_they_are_asked_for() {
+        let header = r#"{"f":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"i":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[8,10]}}"#;
+        let file = written(header, 10).unwrap();
+        assert_eq!(file.read_f32("f").unwrap(), [0.0]);
+        assert!(file.read_f32("i").unwrap_err().to_string().contains("F8_E4M3"));
+        assert!(written(&header.replace("F8_E4M3", "F4"), 10).err().unwrap().to_string().contains("F4"));
     }
 
     #[test]

@@ -80,7 +80,9 @@ pub(super) fn block(dtype: Dtype) -> (usize, usize) {
     match dtype {
         Dtype::F32 => (1, 4),
         Dtype::F16 | Dtype::BF16 => (1, 2),
-        Dtype::I64 => (1, 8),
+        Dtype::F64 | Dtype::I64 => (1, 8),
+        // no type of GGUF's
+        Dtype::Other(_) => (1, 1),
         Dtype::Q4_0 => (BLOCK, 18),
         Dtype::Q4_1 => (BLOCK, 20),
         Dtype::Q5_0 => (BLOCK, 22),
@@ -131,7 +133,7 @@ pub(super) fn values(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
             Dtype::Q4_K => q4_k(block, &mut out),
             Dtype::Q5_K => q5_k(block, &mut out),
             Dtype::Q6_K => q6_k(block, &mut out),
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I64 => {}
+            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I64 | Dtype::Other(_) => {}
         }
     }
     out
