@@ -33,7 +33,9 @@ fn logits_are_those_of_transformers() {
         let ids: Vec<i64> = serde_json::from_value(reference["ids"].clone()).unwrap();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &device);
         let input = ModelInput { input_ids: tokens, padding: None, token_type_ids: None };
-        let Output::Tokens(logits) = model.forward(&input, Mode::Evaluate) else { panic!("{file}: no logits") };
+        let Output::Tokens(logits) = model.forward(&input, Mode::Evaluate) else {
+            panic!("{file}: no logits")
+        };
         let [_, _, vocabulary] = logits.dims();
         let ours: Vec<f32> = logits.into_data().iter::<f32>().collect();
         let every = reference["every"].as_u64().unwrap() as usize;
