@@ -17,6 +17,9 @@ pub(crate) struct RopeConfig {
     original_max_position_embeddings: Option<f64>,
 }
 
+/// Nothing is allocated for a width that a configuration merely claims.
+const WIDEST: usize = 1 << 16;
+
 /// Keys of the parameters that say something; another may change the frequencies.
 const KNOWN: [&str; 17] = [
     "rope_type",
@@ -45,6 +48,9 @@ impl RopeConfig {
     /// # Errors
     /// Where it is of a kind that is not known, or its numbers give no frequencies.
     pub(crate) fn rotary(&self, head: usize, positions: usize) -> Result<Rotary, BackboneError> {
+        if head > WIDEST {
+            return refuse(format!("heads are {head} wide; no network has wider ones than {WIDEST}"));
+        }
         let parameters = Parameters::read(self, positions)?;
         let theta = parameters.number("rope_theta")?.or(self.rope_theta).unwrap_or(10_000.0);
         if !(theta.is_finite() && theta > 0.0) {
@@ -278,6 +284,27 @@ mod tests {
     }
 
     #[test]
+    fn a_table_follows_the_length_of_its_text() {
+        let config =
+            json!({ "rope_scaling": { "type": "dynamic", "factor": 4.0 }, "max_position_embeddings": 64 });
+        let rotary = rotary(&config).unwrap();
+        let second_row = |start: usize, length: usize| {
+            let (cosine, _) = rotary.table(start, length, &burn::tensor::Device::flex());
+            cosine.into_data().iter::<f32>().skip(16).take(8).collect::<Vec<_>>()
+        };
+        let expected = |length: usize| {
+            rotary
+                .inverse_frequencies(length)
+                .iter()
+                .map(|frequency| (*frequency as f32).cos())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(second_row(0, 64), expected(1));
+        assert_eq!(second_row(0, 100), expected(100));
+        assert_ne!(expected(100), expected(1));
+    }
+
+    #[test]
     fn what_is_not_implemented_is_named() {
         let refused = |config: Value, word: &str| match rotary(&config) {
             Err(error) => assert!(error.to_string().contains(word), "{config}: {error}"),
@@ -298,6 +325,7 @@ mod tests {
         refused(json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }), "partial_rotary_factor");
         refused(json!({ "partial_rotary_factor": 0.25 }), "partial_rotary_factor");
         refused(json!({ "rope_theta": 0.0 }), "rope_theta");
+        refused(json!({ "head_dim": 1u64 << 40 }), "heads are");
         refused(json!({ "rope_scaling": "yarn" }), "rope_scaling");
         refused(
             json!({ "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.0] } }),

@@ -139,6 +139,11 @@ fn frequencies_are_divided_as_llama_cpp_does() {
     let yarn = factor(kind(File::tiny(), "yarn"), 4.0)
         .with("llama.rope.scaling.original_context_length", Value::U32(32))
         .with("llama.rope.scaling.yarn_beta_fast", Value::F32(16.0));
+    let extrapolated =
+        |file: &File, part: f32| file.clone().with("llama.rope.scaling.yarn_ext_factor", Value::F32(part));
+    assert_eq!(scaling(&extrapolated(&yarn, 1.0)), scaling(&yarn));
+    refused(&extrapolated(&yarn, 0.5), &["yarn_ext_factor"]);
+    refused(&extrapolated(&File::tiny(), 1.0), &["yarn_ext_factor"]);
     let found = scaling(&yarn);
     assert_eq!((&found["original_max_position_embeddings"], &found["beta_fast"]), (&json!(32), &json!(16.0)));
     let attention = found["attention_factor"].as_f64().unwrap();
@@ -196,6 +201,27 @@ fn keys_are_followed_or_refused() {
     assert_eq!(config(&with("llama.attention.sliding_window", Value::U32(64)))["model_type"], "llama");
     let (_, _, warnings) = opened(&with("somebody.note", Value::U32(1))).unwrap();
     assert!(warnings.iter().any(|warning| warning.contains("`somebody.note`")), "{warnings:?}");
+}
+
+#[test]
+fn a_header_says_each_thing_once_and_in_its_form() {
+    let mut twice = File::tiny();
+    twice.keys.push(twice.keys[1].clone());
+    refused(&twice, &["llama.context_length", "twice"]);
+    let mut twice = File::tiny();
+    twice.tensors.push(twice.tensors[0].clone());
+    refused(&twice, &["token_embd.weight", "twice"]);
+    refused(&File::tiny().with("general.alignment", Value::U32(24)), &["general.alignment"]);
+    refused(&File::tiny().with("llama.context_length", text("64")), &["llama.context_length"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = File::tiny().write(folder.path(), "model.gguf");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for (version, word) in [(3u32.swap_bytes(), "big-endian"), (1, "version 1"), (4, "version 4")] {
+        bytes[4..8].copy_from_slice(&version.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Gguf::open(&path).err().unwrap().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::GgufValue;
 
 /// What [`config`](super::config) and the tokenizer read.
-const USED: [&str; 47] = [
+const USED: [&str; 48] = [
     "general.architecture",
     "general.alignment",
     "split.no",
@@ -32,6 +32,7 @@ const USED: [&str; 47] = [
     "llama.rope.scaling.original_context_length",
     "llama.rope.scaling.yarn_beta_fast",
     "llama.rope.scaling.yarn_beta_slow",
+    "llama.rope.scaling.yarn_ext_factor",
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
     "tokenizer.ggml.tokens",
@@ -79,7 +80,7 @@ const HARMLESS: [&str; 9] = [
 const HARMLESS_TOO: [&str; 2] = ["tokenizer.ggml.suffix_token_id", "tokenizer.ggml.middle_token_id"];
 
 /// Keys that change nothing at these values, and are refused at any other.
-const NEUTRAL: [(&str, &[Neutral]); 22] = [
+const NEUTRAL: [(&str, &[Neutral]); 21] = [
     ("general.type", &[Neutral::Text("model")]),
     ("general.quantization_version", &[Neutral::Number(2.0)]),
     ("llama.expert_count", &[Neutral::Number(0.0)]),
@@ -95,7 +96,6 @@ const NEUTRAL: [(&str, &[Neutral]); 22] = [
     ("llama.attention.clamp_kqv", &[Neutral::Number(0.0)]),
     ("llama.attention.max_alibi_bias", &[Neutral::Number(0.0)]),
     ("llama.rope.scaling.yarn_log_multiplier", &[Neutral::Number(0.0)]),
-    ("llama.rope.scaling.yarn_ext_factor", &[Neutral::Number(1.0), Neutral::Number(-1.0)]),
     ("llama.rope.scaling.yarn_attn_factor", &[Neutral::Number(1.0)]),
     ("llama.rope.scaling.alpha", &[Neutral::Number(0.0)]),
     ("tokenizer.ggml.add_sep_token", &[Neutral::Truth(false)]),

@@ -24,6 +24,7 @@ pub(super) fn scaling(gguf: &Gguf, head: usize, context: usize) -> Result<Option
             )));
         }
     }
+    check_extrapolation(gguf, kind)?;
     let scale = Scale {
         factor: factor(gguf)?,
         attention: gguf.float("llama.rope.scaling.attn_factor")?.unwrap_or(1.0),
@@ -38,6 +39,18 @@ pub(super) fn scaling(gguf: &Gguf, head: usize, context: usize) -> Result<Option
         other => Err(gguf.refuse(&format!(
             "`llama.rope.scaling.type` is `{other}`, which is not implemented; there are none, linear, yarn, longrope"
         ))),
+    }
+}
+
+/// How much of YaRN's ramp is followed: all of it with `yarn`, nothing without; -1 leaves that to the type.
+fn check_extrapolation(gguf: &Gguf, kind: &str) -> Result<(), CheckpointError> {
+    let key = "llama.rope.scaling.yarn_ext_factor";
+    let implied = if kind == "yarn" { 1.0 } else { 0.0 };
+    match gguf.float(key)? {
+        Some(part) if part != implied && part != -1.0 => Err(gguf.refuse(&format!(
+            "`{key}` is {part}, which is not implemented with `llama.rope.scaling.type` {kind}"
+        ))),
+        _ => Ok(()),
     }
 }
 
