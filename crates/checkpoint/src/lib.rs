@@ -5,15 +5,19 @@
 
 mod gguf;
 mod gguf_tokenizer;
+mod guard;
 mod resolve;
 mod safetensors;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
 pub use gguf::{Gguf, GgufValue};
+pub use guard::guarded;
 pub use resolve::{ModelFiles, load_config, load_tokenizer, resolve};
 pub use safetensors::{Safetensors, write_safetensors};
-pub use tokenizers::Tokenizer;
+pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use tokenizers::{EncodeInput, Encoding};
 
 /// Element types in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

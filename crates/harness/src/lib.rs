@@ -15,6 +15,7 @@ pub mod plan;
 pub mod probe;
 pub mod run;
 pub mod search;
+mod special;
 mod step;
 mod train;
 

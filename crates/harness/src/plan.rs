@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use peftlab_backbones::{BackboneCard, Head, build, card};
-use peftlab_checkpoint::{ModelFiles, load_config, resolve};
+use peftlab_checkpoint::{ModelFiles, SpecialTokens, Tokenizer, load_config, load_tokenizer, resolve};
 use peftlab_layers::{Builder, Model, Weights};
 use peftlab_peft::{Outline, Registry};
 use peftlab_record::{Parameters, RUNS, Status, TRIALS, Trial};
@@ -18,6 +18,7 @@ use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, TrainingSpec, WeightsSpec};
 use crate::search::{Choice, SearchSpec};
+use crate::special::{end_of_text, padding};
 use crate::train::planned_steps;
 
 /// An experiment with everything looked up: what is left is to run it.
@@ -119,6 +120,10 @@ pub struct ModelSource {
     pub digest: String,
     /// Element type of frozen weights.
     pub dtype: DType,
+    /// The tokenizer, if there is one.
+    pub tokenizer: Option<Tokenizer>,
+    /// What the files beside the tokenizer say of its special tokens.
+    pub special: SpecialTokens,
     /// What a reader of the numbers should know of the model's files; a sentence each.
     pub warnings: Vec<String>,
     card: &'static BackboneCard,
@@ -141,6 +146,15 @@ impl ModelSource {
         if let Some(files) = &files {
             digest.clone_from(&files.digest);
         }
+        let (tokenizer, special) = match (&spec.tokenizer, &files) {
+            (Some(own), _) => {
+                let own = experiment.base().join(own);
+                let beside = SpecialTokens::read(own.parent().unwrap_or(Path::new(".")))?;
+                (Some(load_tokenizer(&own)?), beside)
+            }
+            (None, Some(files)) => (files.tokenizer.clone(), files.special.clone()),
+            (None, None) => (None, SpecialTokens::default()),
+        };
         let card = card(&config).map_err(|reason| HarnessError::Backbone { path: path.clone(), reason })?;
         let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
         let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
@@ -148,7 +162,13 @@ impl ModelSource {
             DtypeSpec::F32 => DType::F32,
             DtypeSpec::Bf16 => DType::BF16,
         };
-        Ok(Self { config, files, name, path, digest, dtype, warnings: Vec::new(), card })
+        let warnings = Vec::new();
+        Ok(Self { config, files, name, path, digest, dtype, tokenizer, special, warnings, card })
+    }
+
+    /// The token that fills rows up.
+    pub fn padding(&self) -> u32 {
+        padding(&self.config, &self.special, self.tokenizer.as_ref())
     }
 
     /// The `model_type`.
@@ -401,13 +421,9 @@ struct Place {
 }
 
 fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskData>, HarnessError> {
-    let tokenizer = match &experiment.model.tokenizer {
-        Some(path) => Some(peftlab_checkpoint::load_tokenizer(&experiment.base().join(path))?),
-        None => source.files.as_ref().and_then(|files| files.tokenizer.clone()),
-    };
-    let id = |key: &str| source.config[key].as_u64().map(|id| id as u32);
-    let vocabulary = id("vocab_size").unwrap_or_default() as usize;
-    let encoder = Encoder { tokenizer, eos: id("eos_token_id"), vocabulary };
+    let vocabulary = source.config["vocab_size"].as_u64().unwrap_or_default() as usize;
+    let eos = end_of_text(&experiment.model, &source.config, &source.special, source.tokenizer.as_ref());
+    let encoder = Encoder { tokenizer: source.tokenizer.clone(), eos, vocabulary };
     let load = |task: &peftlab_tasks::TaskSpec| task.load(experiment.base(), &encoder);
     Ok(experiment.tasks.iter().map(load).collect::<Result<_, _>>()?)
 }
