@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use parquet::basic::Compression;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::Type;
@@ -77,7 +77,7 @@ impl Reader<'_> {
     }
 
     fn codecs(&self, metadata: &ParquetMetaData, wanted: &HashSet<&str>) -> Result<(), TaskError> {
-        for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+        for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
             let top = column.column_path().parts().first().map(String::as_str).unwrap_or_default();
             let codec = column.compression();
             if wanted.contains(top) && matches!(codec, Compression::BROTLI(_) | Compression::LZO) {
