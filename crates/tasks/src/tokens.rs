@@ -35,3 +35,53 @@ pub(crate) fn end(ids: &mut Vec<u32>, eos: Option<u32>) {
         ids.push(eos);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Words are tokens; the file puts 0 in front of a text and, if asked, 1 behind it.
+    fn tokenizer(behind: bool) -> Tokenizer {
+        let special = |id: u32, content: &str| {
+            json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false })
+        };
+        let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+        let mut single = vec![piece("<s>"), json!({ "Sequence": { "id": "A", "type_id": 0 } })];
+        single.extend(behind.then(|| piece("</s>")));
+        let definition = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "decoder": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+            "pre_tokenizer": { "type": "Whitespace" },
+            "post_processor": {
+                "type": "TemplateProcessing", "single": single, "pair": [],
+                "special_tokens": {
+                    "<s>": { "id": "<s>", "ids": [0], "tokens": ["<s>"] },
+                    "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] },
+                },
+            },
+            "model": { "type": "WordLevel", "vocab": { "<s>": 0, "</s>": 1, "a": 2, "b": 3 }, "unk_token": "a" },
+        });
+        Tokenizer::from_bytes(definition.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn special_tokens_stand_once() {
+        for adds in [false, true] {
+            let tokenizer = tokenizer(adds);
+            for text in ["a b", "<s>a b", "a b</s>", "<s> a b </s>"] {
+                let mut ids = tokens(&tokenizer, text, true).unwrap().ids;
+                end(&mut ids, Some(1));
+                assert_eq!(ids, [0, 2, 3, 1], "{text}");
+            }
+            assert_eq!(tokens(&tokenizer, "a", false).unwrap().ids, [0, 2]);
+            let mut ids = tokens(&tokenizer, "", true).unwrap().ids;
+            end(&mut ids, Some(1));
+            assert_eq!(ids, [0, 1]);
+        }
+        let tokens = tokens(&tokenizer(true), "a b", true).unwrap();
+        assert_eq!(tokens.ends, [None, Some(1), Some(3), None]);
+    }
+}

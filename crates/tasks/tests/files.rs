@@ -9,7 +9,9 @@ use std::io::Write;
 use common::encoder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use peftlab_tasks::{Target, TaskData, TaskError, TaskSpec};
+use peftlab_checkpoint::Tokenizer;
+use peftlab_tasks::{Encoder, EndOfText, Target, TaskData, TaskError, TaskSpec};
+use serde_json::{Value, json};
 
 const CLASSES: &str = "kind = \"classification\"\n";
 const CHAT: &str = "kind = \"instruction\"\ntemplate = \"chat\"\ncolumns = { messages = \"messages\" }\n";
@@ -250,6 +252,70 @@ fn splits_are_compared_by_what_is_in_them() {
     let error =
         toml::from_str::<TaskSpec>(folder).unwrap().load(dir.path(), &encoder()).unwrap_err().to_string();
     assert!(error.contains("number 1 is missing"), "{error}");
+}
+
+#[test]
+fn prompt_and_answer_are_one_text() {
+    // Llama 2's layout: a space in front of each text, so that an answer of its own would begin with one
+    let vocabulary: serde_json::Map<String, Value> = ["<unk>", "</s>", "▁", "yes", "▁yes"]
+        .iter()
+        .enumerate()
+        .map(|(id, t)| ((*t).to_owned(), id.into()))
+        .collect();
+    let definition = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ] },
+        "post_processor": null, "decoder": null,
+        "model": { "type": "Unigram", "unk_id": 0, "byte_fallback": false,
+            "vocab": vocabulary.keys().map(|token| json!([token, -1.0])).collect::<Vec<_>>() },
+    });
+    let tokenizer = Tokenizer::from_bytes(definition.to_string().as_bytes()).unwrap();
+    let (whole, end) = (tokenizer.id("yes").unwrap(), tokenizer.id("</s>").unwrap());
+    let encoder =
+        Encoder { tokenizer: Some(tokenizer), eos: EndOfText::Token { id: end, note: None }, vocabulary: 5 };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("t.jsonl"), r#"{"instruction": "a", "output": "yes"}"#).unwrap();
+    std::fs::write(dir.path().join("v.jsonl"), r#"{"instruction": "b", "output": "yes"}"#).unwrap();
+    let task =
+        format!("name = \"x\"\n{ALPACA}max_length = 500\ntrain = \"t.jsonl\"\nvalidation = \"v.jsonl\"\n");
+    let data = toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), &encoder).unwrap();
+    assert_eq!(counted(&data), [i64::from(whole), i64::from(end)]);
+}
+
+#[test]
+fn a_model_without_what_a_text_needs_is_refused() {
+    let chat = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"a\"}]}";
+    let load = |content: &str, keys: &str, encoder: &Encoder| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("t.jsonl"), content).unwrap();
+        std::fs::write(dir.path().join("v.jsonl"), content).unwrap();
+        let task = format!("name = \"x\"\n{keys}train = \"t.jsonl\"\nvalidation = \"v.jsonl\"\n");
+        toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), encoder)
+    };
+    let text = "{\"text\": \"a good film\", \"label\": 1}\n{\"text\": \"a\", \"label\": 0}";
+    let with = |eos: EndOfText| Encoder { eos, ..encoder() };
+    let error = load(text, TEXT, &with(EndOfText::Token { id: 12, note: None })).unwrap_err().to_string();
+    assert!(error.contains("vocab_size = 12") && error.contains("eos_token"), "{error}");
+    let error =
+        load(text, TEXT, &with(EndOfText::Unclear("several ends".to_owned()))).unwrap_err().to_string();
+    assert!(error.contains("several ends"), "{error}");
+    let data = load(text, TEXT, &with(EndOfText::None)).unwrap();
+    assert!(data.warnings.iter().any(|warning| warning.contains("no token that ends a text")));
+    // a class needs none
+    load(text, CLASSES, &with(EndOfText::Unclear("several ends".to_owned()))).unwrap();
+    let error = load(chat, CHAT, &Encoder { vocabulary: 11, ..encoder() }).unwrap_err().to_string();
+    assert!(error.contains("`<|im_end|>` has the id 11") && error.contains("vocab_size = 11"), "{error}");
+    let plain = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": { "a": 0 }, "unk_token": "a" },
+    });
+    let plain = Tokenizer::from_bytes(plain.to_string().as_bytes()).unwrap();
+    let error = load(chat, CHAT, &Encoder { tokenizer: Some(plain), ..encoder() }).unwrap_err().to_string();
+    assert!(error.contains("no token <|im_start|>"), "{error}");
 }
 
 #[test]

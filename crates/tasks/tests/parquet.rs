@@ -81,3 +81,21 @@ fn what_cannot_be_read_is_named() {
         &["no column `sentence`", "text, label"],
     );
 }
+
+#[test]
+fn damaged_files_are_refused_or_read_and_never_panic() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("v.jsonl"), r#"{"text": "yes", "label": 0}"#).unwrap();
+    let task = format!("name = \"x\"\ntrain = \"t.parquet\"\nvalidation = \"v.jsonl\"\n{CLASSES}");
+    let task = toml::from_str::<TaskSpec>(&task).unwrap();
+    for file in ["polars", "duckdb", "spark"] {
+        let bytes = std::fs::read(fixtures.join(format!("{file}.parquet"))).unwrap();
+        for at in (0..bytes.len()).step_by(5) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            std::fs::write(dir.path().join("t.parquet"), &damaged).unwrap();
+            let _ = task.load(dir.path(), &encoder());
+        }
+    }
+}
