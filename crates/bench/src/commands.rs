@@ -128,6 +128,15 @@ fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
             search.learning_rate.len(),
         ));
     }
+    for (task, data) in experiment.tasks.iter().zip(&plan.data) {
+        for split in &data.splits {
+            let dropped: u64 = split.dropped.iter().map(|(_, count)| count).sum();
+            print(format!(
+                "task {}, {}: {} rows, {} examples, {} tokens; {dropped} rows left out, {} examples cut",
+                task.name, split.name, split.rows, split.examples, split.tokens, split.cut
+            ));
+        }
+    }
     print(format!(
         "{:<28} {:<14} {:>14} {:>10} {:>8} {:>14} {:>7}",
         "method", "task", "trained", "head", "%", "stored", "steps"

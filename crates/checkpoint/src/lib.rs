@@ -4,15 +4,19 @@
 //! promises more than the file holds, is an error that says so.
 
 mod gguf;
+mod guard;
 mod resolve;
 mod safetensors;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
 pub use gguf::{Gguf, GgufValue, gguf_parts, only_gguf_model};
+pub use guard::guarded;
 pub use resolve::{ModelFiles, load_config, load_tokenizer, resolve};
 pub use safetensors::{Safetensors, write_safetensors};
-pub use tokenizers::Tokenizer;
+pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use tokenizers::{EncodeInput, Encoding};
 
 /// Element types in files.
 #[expect(non_camel_case_types, reason = "the formats' own names, which messages show")]

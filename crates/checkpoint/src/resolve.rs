@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
 
-use crate::{CheckpointError, Gguf, Safetensors, TensorSource, gguf_parts, map, only_gguf_model};
+use crate::guard::guarded;
+use crate::{
+    CheckpointError, Gguf, Safetensors, SpecialTokens, TensorSource, Tokenizer, gguf_parts, map,
+    only_gguf_model,
+};
 
 /// The files of a model.
 pub struct ModelFiles {
@@ -17,6 +20,8 @@ pub struct ModelFiles {
     pub weights: Box<dyn TensorSource>,
     /// The tokenizer, if there is one.
     pub tokenizer: Option<Tokenizer>,
+    /// What the files beside the tokenizer say of its special tokens.
+    pub special: SpecialTokens,
     /// Identifies weights and configuration, every byte of them: SHA-256, lower-case hexadecimal.
     pub digest: String,
     /// What a reader of the numbers should know of the files; a sentence each.
@@ -25,6 +30,8 @@ pub struct ModelFiles {
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// Files that say which tokens are special.
+const SPECIAL: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -77,7 +84,6 @@ pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
         return Err(CheckpointError::new(path, "there is no such tokenizer.json"));
     }
     Tokenizer::from_file(path)
-        .map_err(|error| CheckpointError::new(path, format!("is no tokenizer.json: {error}")))
 }
 
 fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
@@ -96,27 +102,32 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
 }
 
 fn open(
-    config: &Path,
+    config_path: &Path,
     shards: &[PathBuf],
     tokenizer: Option<PathBuf>,
 ) -> Result<ModelFiles, CheckpointError> {
-    let config = load_config(config)?;
+    let config = load_config(config_path)?;
     let weights = Safetensors::open(shards)?;
+    let special = SpecialTokens::read(config_path.parent().unwrap_or(Path::new(".")))?;
     Ok(ModelFiles {
         digest: digest(shards, &config)?,
         config,
         weights: Box::new(weights),
         tokenizer: tokenizer.map(|path| load_tokenizer(&path)).transpose()?,
         warnings: Vec::new(),
+        special,
     })
 }
 
 fn open_gguf(path: &Path) -> Result<ModelFiles, CheckpointError> {
     let gguf = Gguf::open(path)?;
     let config = gguf.config()?;
+    let refuse = |message: String| CheckpointError::new(path, message);
+    let tokenizer = guarded(|| gguf.tokenizer()).map_err(refuse)??;
     Ok(ModelFiles {
         digest: digest(&gguf.paths(), &config)?,
-        tokenizer: Some(gguf.tokenizer()?),
+        tokenizer: Some(Tokenizer::new(tokenizer).map_err(refuse)?),
+        special: SpecialTokens::default(),
         warnings: gguf.warnings(),
         config,
         weights: Box::new(gguf),
@@ -256,6 +267,10 @@ impl HubSource {
                 shards(&index)?.iter().map(|name| self.get(name)).collect::<Result<_, _>>()?
             }
         };
+        for beside in SPECIAL {
+            // each of them may be missing; they are looked for beside the configuration
+            let _ = self.get(beside);
+        }
         open(&config, &shards, self.get(TOKENIZER).ok())
     }
 

@@ -49,6 +49,8 @@ pub struct ModelSpec {
     pub source: String,
     /// A `tokenizer.json`, in place of the source's own.
     pub tokenizer: Option<String>,
+    /// The token that ends a text, where the model's files do not say which one that is.
+    pub eos_token: Option<String>,
     /// What tables call it; the source's last part if absent.
     pub name: Option<String>,
     /// Where its values come from.

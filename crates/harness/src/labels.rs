@@ -87,6 +87,7 @@ mod tests {
             metrics: Vec::new(),
             digest: String::new(),
             warnings: Vec::new(),
+            splits: Vec::new(),
         };
         follow(&json!({ "id2label": id2label }), &toml::from_str(task).unwrap(), &data)
     }

@@ -18,6 +18,7 @@ pub mod run;
 pub mod search;
 mod sizes;
 mod source;
+mod special;
 mod step;
 mod train;
 

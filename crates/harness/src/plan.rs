@@ -16,6 +16,7 @@ use crate::experiment::{Experiment, TrainingSpec};
 use crate::search::{Choice, SearchSpec};
 use crate::sizes;
 use crate::source::{ModelSource, TaskHead};
+use crate::special::end_of_text;
 use crate::train::planned_steps;
 
 /// An experiment with everything looked up: what is left is to run it.
@@ -314,13 +315,9 @@ struct Place {
 }
 
 fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskData>, HarnessError> {
-    let tokenizer = match &experiment.model.tokenizer {
-        Some(path) => Some(peftlab_checkpoint::load_tokenizer(&experiment.base().join(path))?),
-        None => source.files.as_ref().and_then(|files| files.tokenizer.clone()),
-    };
-    let id = |key: &str| source.config[key].as_u64().map(|id| id as u32);
-    let vocabulary = id("vocab_size").unwrap_or_default() as usize;
-    let encoder = Encoder { tokenizer, eos: id("eos_token_id"), vocabulary };
+    let vocabulary = source.config["vocab_size"].as_u64().unwrap_or_default() as usize;
+    let eos = end_of_text(&experiment.model, &source.config, &source.special, source.tokenizer.as_ref());
+    let encoder = Encoder { tokenizer: source.tokenizer.clone(), eos, vocabulary };
     let load = |task: &peftlab_tasks::TaskSpec| {
         let data = task.load(experiment.base(), &encoder)?;
         sizes::check_ids(task, &data, &encoder)

@@ -11,10 +11,10 @@ use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
 use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
-    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, Spread, Status,
-    Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
+    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, SplitInfo, Spread,
+    Status, Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
 };
-use peftlab_tasks::{Metric, Split, TaskData, score};
+use peftlab_tasks::{Metric, Split, SplitCounts, TaskData, score};
 use sha2::{Digest, Sha256};
 
 use crate::adapter;
@@ -50,6 +50,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
             in_points: metric.in_points(),
             index: cell.task_index,
             digest: data.digest.clone(),
+            splits: data.splits.iter().map(split_info).collect(),
         },
         model: ModelInfo {
             name: plan.source.name.clone(),
@@ -78,6 +79,17 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
             program: program.to_owned(),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         },
+    }
+}
+
+fn split_info(counts: &SplitCounts) -> SplitInfo {
+    SplitInfo {
+        name: counts.name.clone(),
+        rows: counts.rows,
+        examples: counts.examples,
+        tokens: counts.tokens,
+        cut: counts.cut,
+        dropped: counts.dropped.iter().cloned().collect(),
     }
 }
 
@@ -136,7 +148,7 @@ impl Scorer<'_> {
                 true => usize::MAX,
                 false => outline.dimensions.positions.saturating_sub(method.virtual_tokens()),
             },
-            pad: config["pad_token_id"].as_u64().unwrap_or(0) as u32,
+            pad: self.plan.source.padding(),
             device: device.clone(),
             token_types: config["type_vocab_size"].as_u64().is_some_and(|types| types > 1),
         }

@@ -18,7 +18,7 @@ pub(crate) fn check_ids(task: &TaskSpec, data: &TaskData, encoder: &Encoder) -> 
     let rows = encoder.vocabulary;
     let beyond = examples(data).flat_map(|example| &example.input_ids).find(|id| **id as usize >= rows);
     let Some(id) = beyond else { return Ok(()) };
-    let token = encoder.tokenizer.as_ref().and_then(|tokenizer| tokenizer.id_to_token(*id));
+    let token = encoder.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token(*id));
     Err(format!(
         "task `{}`: the tokenizer gives token {id}{}, but the network's embedding has {rows} rows (vocab_size = {rows}): \
          tokens were added to the tokenizer and the model was not resized; use the tokenizer.json that the model was \

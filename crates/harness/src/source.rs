@@ -1,10 +1,10 @@
 //! The model of an experiment: its configuration, where its weights are, and what of them a task uses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use peftlab_backbones::{BackboneCard, Head, build, card};
-use peftlab_checkpoint::{ModelFiles, load_config, resolve};
+use peftlab_checkpoint::{ModelFiles, SpecialTokens, Tokenizer, load_config, load_tokenizer, resolve};
 use peftlab_layers::{BuildLog, Builder, HeadRows, Model, Weights};
 use peftlab_peft::Outline;
 use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
 use crate::labels;
+use crate::special::padding;
 
 /// A model's configuration, and where its weights are.
 pub struct ModelSource {
@@ -28,6 +29,10 @@ pub struct ModelSource {
     pub digest: String,
     /// Element type of frozen weights.
     pub dtype: DType,
+    /// The tokenizer, if there is one.
+    pub tokenizer: Option<Tokenizer>,
+    /// What the files beside the tokenizer say of its special tokens.
+    pub special: SpecialTokens,
     /// What a reader of the numbers should know of the model's files; a sentence each.
     pub warnings: Vec<String>,
     head: HeadSpec,
@@ -56,13 +61,28 @@ impl ModelSource {
         config = card.with_defaults(&config);
         let mut warnings = files.as_ref().map(|files| files.warnings.clone()).unwrap_or_default();
         warnings.extend(card.check(&config, &spec.config).map_err(refused)?);
+        let (tokenizer, special) = match (&spec.tokenizer, &files) {
+            (Some(own), _) => {
+                let own = experiment.base().join(own);
+                let beside = SpecialTokens::read(own.parent().unwrap_or(Path::new(".")))?;
+                (Some(load_tokenizer(&own)?), beside)
+            }
+            (None, Some(files)) => (files.tokenizer.clone(), files.special.clone()),
+            (None, None) => (None, SpecialTokens::default()),
+        };
         let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
         let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
         let dtype = match spec.dtype {
             DtypeSpec::F32 => DType::F32,
             DtypeSpec::Bf16 => DType::BF16,
         };
-        Ok(Self { config, files, name, path, digest, dtype, warnings, head: spec.head, card })
+        let head = spec.head;
+        Ok(Self { config, files, name, path, digest, dtype, tokenizer, special, warnings, head, card })
+    }
+
+    /// The token that fills rows up.
+    pub fn padding(&self) -> u32 {
+        padding(&self.config, &self.special, self.tokenizer.as_ref())
     }
 
     /// The `model_type`.

@@ -5,6 +5,7 @@
 mod device;
 mod kernels;
 mod number;
+mod splits;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub use device::{DeviceReport, Measure};
 pub use kernels::{KernelProfile, KernelTime};
+pub use splits::SplitInfo;
 
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
@@ -83,6 +85,9 @@ pub struct TaskInfo {
     pub index: usize,
     /// Identifies the data.
     pub digest: String,
+    /// What became of each split's rows.
+    #[serde(default)]
+    pub splits: Vec<SplitInfo>,
 }
 
 /// A model.

@@ -2,31 +2,50 @@
 
 use std::path::Path;
 
+use peftlab_checkpoint::Tokenizer;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
-use crate::read::{File, Row, read_split};
-use crate::spec::{Column, SplitSpec, TaskKind, TaskSpec, Template};
-use crate::{Example, Metric, Split, Target, TaskData, TaskError};
+use crate::counts::SplitCounts;
+use crate::leakage::{Content, duplicates, same_rows};
+use crate::read::{File, Row, Rows, read_split};
+use crate::spec::{Column, SplitSpec, TaskKind, TaskSpec};
+use crate::{Example, Split, Target, TaskData, TaskError, labels};
 
 /// What a data set needs to know of a network.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// The tokenizer; drawn tokens need none.
     pub tokenizer: Option<Tokenizer>,
-    /// The token that ends a text, if there is one.
-    pub eos: Option<u32>,
-    /// Number of tokens that the network knows.
+    /// The token that ends a text.
+    pub eos: EndOfText,
+    /// Number of tokens that the network knows; 0 where its configuration does not say.
     pub vocabulary: usize,
 }
 
-/// Labels that no loss counts.
-const IGNORED: i64 = -100;
+/// The token that ends a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndOfText {
+    /// This one.
+    Token {
+        /// Its id.
+        id: u32,
+        /// What a reader of the numbers should know of the choice.
+        note: Option<String>,
+    },
+    /// There is none.
+    None,
+    /// There may be one, but the model's files do not say which: the reason, with the remedy.
+    Unclear(String),
+}
 
-const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
-                            context. Write a response that appropriately completes the request.";
-const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+/// What a split gave.
+#[derive(Default)]
+struct Encoded {
+    split: Split,
+    counts: SplitCounts,
+    contents: Vec<Content>,
+}
 
 impl TaskSpec {
     /// Reads and encodes the task's data; relative paths start at `base`.
@@ -35,110 +54,161 @@ impl TaskSpec {
     /// Where a file is missing or wrong, a label is out of range, or splits share rows.
     pub fn load(&self, base: &Path, encoder: &Encoder) -> Result<TaskData, TaskError> {
         let metrics = self.check()?;
-        let splits: Vec<(&str, &SplitSpec)> =
-            [("train", Some(&self.train)), ("validation", Some(&self.validation))]
-                .into_iter()
-                .chain([("test", self.test.as_ref())])
-                .filter_map(|(name, split)| Some((name, split?)))
-                .collect();
-        for (i, (name, split)) in splits.iter().enumerate() {
-            if let Some((other, _)) = splits[..i].iter().find(|(_, other)| split.overlaps(other)) {
-                let path = split.parts().0[0].to_owned();
-                let message = format!(
-                    "{other} and {name} share rows of this file; give each its own, with skip and take"
-                );
-                return Err(TaskError::new(&self.name, base.join(path), message));
-            }
-        }
-        let mut classes = Vec::new();
-        let mut encoded = Vec::new();
-        for (name, split) in &splits {
+        let (mut classes, mut warnings) = (Vec::new(), Vec::new());
+        let mut read: Vec<(&str, Rows)> = Vec::new();
+        let mut encoded: Vec<Encoded> = Vec::new();
+        for (name, split) in self.splits() {
             if let SplitSpec::Random(rows) = split {
-                encoded.push(self.drawn(rows, name, encoder.vocabulary)?);
+                let split = self.drawn(rows, name, encoder.vocabulary)?;
+                encoded.push(Encoded {
+                    counts: counted(name, rows.random_rows, &split),
+                    split,
+                    ..Encoded::default()
+                });
                 continue;
             }
-            let files = read_split(self, split, name, base)?;
+            let rows = read_split(self, split, name, base)?;
+            let earlier: Vec<(&str, &[File])> =
+                read.iter().map(|(name, rows)| (*name, &rows.files[..])).collect();
+            same_rows(&self.name, &earlier, name, &rows.files)?;
             if self.kind == TaskKind::Classification && encoded.is_empty() {
-                classes = self.classes(&files)?;
+                classes = labels::classes(self, &rows.files)?;
             }
-            let tokenizer = encoder.tokenizer.as_ref().ok_or_else(|| {
-                let message =
-                    "the model has no tokenizer.json; name one with `tokenizer = \"..\"` in [model]";
-                TaskError::new(&self.name, "[[task]]", message)
-            })?;
-            encoded
-                .push(Encode { task: self, tokenizer, eos: encoder.eos, classes: &classes }.split(&files)?);
+            if read.is_empty() {
+                warnings.extend(self.check_end(encoder)?);
+            }
+            encoded.push(self.encode(name, &rows.files, encoder, &classes)?);
+            warnings.extend(rows.warnings.iter().cloned());
+            read.push((name, rows));
         }
+        let splits: Vec<SplitCounts> = encoded.iter().map(|encoded| encoded.counts.clone()).collect();
+        warnings.extend(splits.iter().flat_map(|counts| counts.warnings(self)));
+        let contents: Vec<(&str, Vec<Content>)> = encoded
+            .iter_mut()
+            .zip(&splits)
+            .map(|(encoded, counts)| (counts.name.as_str(), std::mem::take(&mut encoded.contents)))
+            .collect();
+        warnings.extend(duplicates(&contents));
+        let mut encoded: Vec<Split> = encoded.into_iter().map(|encoded| encoded.split).collect();
         let digest = digest(&encoded);
         let test = (encoded.len() > 2).then(|| encoded.remove(2));
         let validation = encoded.remove(1);
         let train = encoded.remove(0);
-        let warnings = Vec::new();
-        Ok(TaskData { kind: self.kind, train, validation, test, classes, metrics, digest, warnings })
+        Ok(TaskData { kind: self.kind, train, validation, test, classes, metrics, splits, digest, warnings })
     }
 
-    fn check(&self) -> Result<Vec<Metric>, TaskError> {
-        let refuse = |message: String| Err(TaskError::new(&self.name, "[[task]]", message));
-        if self.max_length < 2 {
-            return refuse(format!("max_length is {}; it must be 2 or more", self.max_length));
+    /// The splits that there are, with their names.
+    fn splits(&self) -> impl Iterator<Item = (&'static str, &SplitSpec)> {
+        let splits = [
+            ("train", Some(&self.train)),
+            ("validation", Some(&self.validation)),
+            ("test", self.test.as_ref()),
+        ];
+        splits.into_iter().filter_map(|(name, split)| Some((name, split?)))
+    }
+
+    /// Whether the token that ends a text is known where one is put, and what to say of it.
+    fn check_end(&self, encoder: &Encoder) -> Result<Option<String>, TaskError> {
+        if !self.puts_end() {
+            return Ok(None);
         }
-        if self.labels.as_ref().is_some_and(|labels| labels.len() < 2) {
-            return refuse("labels: give two or more".to_owned());
-        }
-        let metrics = self.metrics.clone().unwrap_or_else(|| self.kind.default_metrics());
-        if let Some(metric) = metrics.iter().find(|metric| !self.kind.allows(**metric)) {
-            return refuse(format!("metrics: `{}` is not for {} tasks", metric.name(), self.kind.name()));
-        }
-        match metrics.is_empty() {
-            true => refuse("metrics is empty; give at least one, or leave the key out".to_owned()),
-            false => Ok(metrics),
+        let refuse = |message: String| Err(TaskError::new(&self.name, "[model]", message));
+        match &encoder.eos {
+            EndOfText::Token { id, .. } if encoder.vocabulary > 0 && *id as usize >= encoder.vocabulary => refuse(format!(
+                "the token {id} that ends a text (eos_token_id) is beyond the network's vocab_size = {}; name another \
+                 with eos_token = \"..\" in [model]",
+                encoder.vocabulary
+            )),
+            EndOfText::Token { note, .. } => Ok(note.clone()),
+            EndOfText::None => Ok(Some(
+                "the model's files name no token that ends a text (eos_token), so none is put there; name one with \
+                 eos_token = \"..\" in [model]"
+                    .to_owned(),
+            )),
+            EndOfText::Unclear(why) => refuse(why.clone()),
         }
     }
 
-    /// The classes: those that are named, or as many as the training set's integers say.
-    fn classes(&self, train: &[File]) -> Result<Vec<String>, TaskError> {
-        if let Some(labels) = &self.labels {
-            return Ok(labels.clone());
+    fn encode(
+        &self,
+        name: &str,
+        files: &[File],
+        encoder: &Encoder,
+        classes: &[String],
+    ) -> Result<Encoded, TaskError> {
+        let tokenizer = encoder.tokenizer.as_ref().ok_or_else(|| {
+            let message = "the model has no tokenizer.json; name one with `tokenizer = \"..\"` in [model]";
+            TaskError::new(&self.name, "[[task]]", message)
+        })?;
+        let eos = match encoder.eos {
+            EndOfText::Token { id, .. } => Some(id),
+            EndOfText::None | EndOfText::Unclear(_) => None,
+        };
+        let rows = files.iter().map(|file| file.rows.len() as u64).sum();
+        let counts = SplitCounts { name: name.to_owned(), rows, ..SplitCounts::default() };
+        let mut encode = Encode { task: self, tokenizer, eos, classes, counts, contents: Vec::new() };
+        let examples = match self.kind {
+            TaskKind::Classification | TaskKind::Regression => encode.sequences(files)?,
+            TaskKind::CausalLm => encode.running_text(files)?,
+            TaskKind::Instruction => encode.instructions(files)?,
+        };
+        let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
+        if examples.is_empty() {
+            let reasons =
+                encode.counts.dropped.iter().map(|(reason, count)| format!("{count} rows: {reason}"));
+            let reasons: Vec<String> = reasons.collect();
+            let message =
+                format!("{name}: gives no examples: its texts are too short ({})", reasons.join("; "));
+            return Err(TaskError::new(&self.name, path, message));
         }
-        let mut largest = 0;
-        for file in train {
-            for row in &file.rows {
-                let value = cell(self, file, row, &self.columns.label)?;
-                let class = integer(value).ok_or_else(|| {
-                    let message = format!(
-                        "the label {value} is no integer from 0; name the classes with labels = [..]"
-                    );
-                    self.at(file, row, &message)
-                })?;
-                largest = largest.max(class);
-            }
+        let largest =
+            examples.iter().flat_map(|example| &example.input_ids).max().copied().unwrap_or_default();
+        if encoder.vocabulary > 0 && largest as usize >= encoder.vocabulary {
+            let message = format!(
+                "{name}: the tokenizer's token `{}` has the id {largest}, beyond the network's vocab_size = {}; it was \
+                 added to the tokenizer alone: resize the network's embeddings, or name its own tokenizer in [model]",
+                tokenizer.token(largest).unwrap_or_default(),
+                encoder.vocabulary
+            );
+            return Err(TaskError::new(&self.name, path, message));
         }
-        Ok((0..=largest.max(1)).map(|class| class.to_string()).collect())
-    }
-
-    fn at(&self, file: &File, row: &Row, message: &str) -> TaskError {
-        TaskError::new(&self.name, &file.path, format!("row {}: {message}", row.number))
+        let mut counts = encode.counts;
+        counts.examples = examples.len() as u64;
+        counts.tokens = examples.iter().map(|example| example.input_ids.len() as u64).sum();
+        Ok(Encoded { split: Split { examples }, counts, contents: encode.contents })
     }
 }
 
-fn integer(value: &Value) -> Option<usize> {
-    match value {
-        Value::Number(number) => number.as_u64().map(|n| n as usize),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
+fn counted(name: &str, rows: usize, split: &Split) -> SplitCounts {
+    SplitCounts {
+        name: name.to_owned(),
+        rows: rows as u64,
+        examples: split.examples.len() as u64,
+        tokens: split.examples.iter().map(|example| example.input_ids.len() as u64).sum(),
+        ..SplitCounts::default()
     }
 }
 
-fn float(value: &Value) -> Option<f32> {
-    let number = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    number.map(|number| number as f32).filter(|number| number.is_finite())
+/// An error of a row.
+pub(crate) fn at(task: &TaskSpec, file: &File, row: &Row, message: &str) -> TaskError {
+    TaskError::new(&task.name, &file.path, format!("row {}: {message}", row.number))
 }
 
-fn cell<'a>(task: &TaskSpec, file: &File, row: &'a Row, column: &Column) -> Result<&'a Value, TaskError> {
+/// A value for a message, not too long.
+pub(crate) fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{} ..", &text[..end]),
+        None => text,
+    }
+}
+
+pub(crate) fn cell<'a>(
+    task: &TaskSpec,
+    file: &File,
+    row: &'a Row,
+    column: &Column,
+) -> Result<&'a Value, TaskError> {
     row.get(column).ok_or_else(|| {
         let named = row.cells.keys().filter(|name| name.parse::<usize>().is_err());
         let mut names: Vec<&str> = named.map(String::as_str).collect();
@@ -147,213 +217,49 @@ fn cell<'a>(task: &TaskSpec, file: &File, row: &'a Row, column: &Column) -> Resu
         }
         let message =
             format!("there is no column `{column}`; there are {} (set columns = {{ .. }})", names.join(", "));
-        task.at(file, row, &message)
+        at(task, file, row, &message)
     })
 }
 
-struct Encode<'a> {
-    task: &'a TaskSpec,
-    tokenizer: &'a Tokenizer,
-    eos: Option<u32>,
-    classes: &'a [String],
+/// What the kinds of tasks share while a split is encoded.
+pub(crate) struct Encode<'a> {
+    pub(crate) task: &'a TaskSpec,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) eos: Option<u32>,
+    pub(crate) classes: &'a [String],
+    pub(crate) counts: SplitCounts,
+    pub(crate) contents: Vec<Content>,
 }
 
 impl Encode<'_> {
-    fn split(&self, files: &[File]) -> Result<Split, TaskError> {
-        let examples = match self.task.kind {
-            TaskKind::Classification | TaskKind::Regression => self.sequences(files)?,
-            TaskKind::CausalLm => self.running_text(files)?,
-            TaskKind::Instruction => self.instructions(files)?,
-        };
-        if examples.is_empty() {
-            let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
-            return Err(TaskError::new(&self.task.name, path, "gives no examples: its texts are too short"));
-        }
-        Ok(Split { examples })
-    }
-
-    fn text<'a>(&self, file: &File, row: &'a Row, column: &Column) -> Result<&'a str, TaskError> {
+    pub(crate) fn text<'a>(&self, file: &File, row: &'a Row, column: &Column) -> Result<&'a str, TaskError> {
         let value = cell(self.task, file, row, column)?;
-        value
-            .as_str()
-            .ok_or_else(|| self.task.at(file, row, &format!("column `{column}` holds no text but {value}")))
-    }
-
-    fn failed(&self, file: &File, error: &tokenizers::Error) -> TaskError {
-        TaskError::new(&self.task.name, &file.path, format!("cannot be tokenised: {error}"))
-    }
-
-    fn sequences(&self, files: &[File]) -> Result<Vec<Example>, TaskError> {
-        let mut tokenizer = self.tokenizer.clone();
-        tokenizer.with_padding(None);
-        let truncation = TruncationParams { max_length: self.task.max_length, ..TruncationParams::default() };
-        let columns = &self.task.columns;
-        let mut examples = Vec::new();
-        for file in files {
-            tokenizer.with_truncation(Some(truncation.clone())).map_err(|error| self.failed(file, &error))?;
-            let mut texts: Vec<tokenizers::EncodeInput<'_>> = Vec::with_capacity(file.rows.len());
-            let mut targets = Vec::with_capacity(file.rows.len());
-            for row in &file.rows {
-                let text = self.text(file, row, &columns.text)?;
-                texts.push(match &columns.text_b {
-                    Some(second) => (text, self.text(file, row, second)?).into(),
-                    None => text.into(),
-                });
-                targets.push(self.target(file, row)?);
-            }
-            let encodings = tokenizer.encode_batch(texts, true).map_err(|error| self.failed(file, &error))?;
-            examples
-                .extend(encodings.iter().zip(targets).map(|(encoding, target)| example(encoding, target)));
-        }
-        Ok(examples)
-    }
-
-    fn target(&self, file: &File, row: &Row) -> Result<Target, TaskError> {
-        let value = cell(self.task, file, row, &self.task.columns.label)?;
-        if self.task.kind == TaskKind::Regression {
-            let number = float(value)
-                .ok_or_else(|| self.task.at(file, row, &format!("the label {value} is no number")))?;
-            return match self.task.range {
-                Some([low, high]) if !(low..=high).contains(&number) => {
-                    let message =
-                        format!("the label {number} is out of range [{low}, {high}]; mend it or set range");
-                    Err(self.task.at(file, row, &message))
-                }
-                _ => Ok(Target::Value(number)),
+        value.as_str().ok_or_else(|| {
+            let remedy = match value {
+                Value::Null => "leave out rows without one",
+                _ => "write it as a text",
             };
-        }
-        let named = value.as_str().and_then(|name| self.classes.iter().position(|class| class == name));
-        named
-            .or_else(|| integer(value).filter(|class| *class < self.classes.len()))
-            .map(Target::Class)
-            .ok_or_else(|| {
-                let message =
-                    format!("the label {value} is out of range: the classes are {}", self.classes.join(", "));
-                self.task.at(file, row, &message)
-            })
-    }
-
-    fn plain(&self, file: &File, text: &str, special: bool) -> Result<Vec<u32>, TaskError> {
-        let encoding = self.tokenizer.encode(text, special).map_err(|error| self.failed(file, &error))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    fn running_text(&self, files: &[File]) -> Result<Vec<Example>, TaskError> {
-        let length = self.task.max_length;
-        let mut examples = Vec::new();
-        let mut stream: Vec<u32> = Vec::new();
-        for file in files {
-            for row in &file.rows {
-                let mut ids = self.plain(file, self.text(file, row, &self.task.columns.text)?, true)?;
-                ids.extend(self.eos);
-                if self.task.packing {
-                    stream.extend(ids);
-                } else {
-                    ids.truncate(length);
-                    examples.push(next_tokens(&ids));
-                }
-            }
-        }
-        examples.extend(stream.chunks(length).map(next_tokens));
-        // one token alone predicts nothing
-        examples.retain(|example| example.input_ids.len() > 1);
-        Ok(examples)
-    }
-
-    fn instructions(&self, files: &[File]) -> Result<Vec<Example>, TaskError> {
-        let mut examples = Vec::new();
-        for file in files {
-            for row in &file.rows {
-                let turns = self.turns(file, row)?;
-                let (mut ids, mut labels) = (Vec::new(), Vec::new());
-                for (i, (text, trained)) in turns.iter().enumerate() {
-                    let mut tokens = self.plain(file, text, i == 0)?;
-                    if i + 1 == turns.len() && *trained && self.task.template == Template::Alpaca {
-                        tokens.extend(self.eos);
-                    }
-                    labels.extend(tokens.iter().map(|id| if *trained { i64::from(*id) } else { IGNORED }));
-                    ids.extend(tokens);
-                }
-                ids.truncate(self.task.max_length);
-                labels.truncate(self.task.max_length);
-                // an answer that does not fit leaves nothing to learn
-                if labels.iter().skip(1).any(|label| *label >= 0) {
-                    examples.push(Example {
-                        token_type_ids: vec![0; ids.len()],
-                        input_ids: ids,
-                        target: Target::Tokens(labels),
-                    });
-                }
-            }
-        }
-        Ok(examples)
-    }
-
-    /// A conversation as pieces of text, each with whether the loss counts it.
-    fn turns(&self, file: &File, row: &Row) -> Result<Vec<(String, bool)>, TaskError> {
-        let columns = &self.task.columns;
-        if let Some(messages) = &columns.messages {
-            return self.chat(file, row, messages);
-        }
-        let instruction = self.text(file, row, &columns.instruction)?;
-        let output = self.text(file, row, &columns.output)?;
-        let input = row.get(&columns.input).and_then(Value::as_str).unwrap_or_default();
-        Ok(match self.task.template {
-            Template::Alpaca if input.is_empty() => {
-                vec![
-                    (format!("{ALPACA}\n\n### Instruction:\n{instruction}\n\n### Response:\n"), false),
-                    (output.to_owned(), true),
-                ]
-            }
-            Template::Alpaca => {
-                let prompt = format!(
-                    "{ALPACA_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-                );
-                vec![(prompt, false), (output.to_owned(), true)]
-            }
-            Template::Chat => {
-                let question =
-                    if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n{input}") };
-                [turn("user", &question), turn("assistant", output)].concat()
-            }
+            let message = format!("column `{column}` holds no text but {}; {remedy}", shown(value));
+            at(self.task, file, row, &message)
         })
     }
 
-    fn chat(&self, file: &File, row: &Row, column: &Column) -> Result<Vec<(String, bool)>, TaskError> {
-        let wrong = |what: &str| self.task.at(file, row, &format!("column `{column}`: {what}"));
-        let messages =
-            cell(self.task, file, row, column)?.as_array().ok_or_else(|| wrong("holds no list of turns"))?;
-        let mut pieces = Vec::new();
-        for message in messages {
-            let field = |a: &str, b: &str| message[a].as_str().or(message[b].as_str());
-            let role = field("role", "from").ok_or_else(|| wrong("a turn has no `role`"))?;
-            let content = field("content", "value").ok_or_else(|| wrong("a turn has no `content`"))?;
-            let role = match role {
-                "human" => "user",
-                "gpt" => "assistant",
-                role => role,
-            };
-            pieces.extend(turn(role, content));
-        }
-        Ok(pieces)
+    /// An error of a row that cannot be encoded.
+    pub(crate) fn failed(&self, file: &File, row: &Row, message: &str) -> TaskError {
+        at(self.task, file, row, &format!("cannot be tokenised: {message}"))
     }
-}
 
-/// A ChatML turn; the loss counts what the assistant says, and the token that ends it.
-fn turn(role: &str, content: &str) -> Vec<(String, bool)> {
-    let trained = role == "assistant";
-    vec![
-        (format!("<|im_start|>{role}\n"), false),
-        (format!("{content}<|im_end|>"), trained),
-        ("\n".to_owned(), false),
-    ]
-}
-
-fn example(encoding: &Encoding, target: Target) -> Example {
-    Example {
-        input_ids: encoding.get_ids().to_vec(),
-        token_type_ids: encoding.get_type_ids().to_vec(),
-        target,
+    /// Keeps what an example is made of.
+    pub(crate) fn keep(&mut self, texts: &[&str]) {
+        let mut digest = Sha256::new();
+        for text in texts {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let mut content = Content::default();
+        content.copy_from_slice(&digest[..size_of::<Content>()]);
+        self.contents.push(content);
     }
 }
 
@@ -385,22 +291,44 @@ fn digest(splits: &[Split]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
     use super::*;
 
     /// Words are tokens: 0 is unknown, 1 the end of a text.
     fn encoder() -> Encoder {
-        let words = ["<unk>", "<eos>", "a", "good", "bad", "film", "yes", "no", "?", "user", "assistant"];
+        let words = [
+            "<unk>",
+            "<eos>",
+            "a",
+            "good",
+            "bad",
+            "film",
+            "yes",
+            "no",
+            "?",
+            "user",
+            "assistant",
+            "<|im_start|>",
+            "<|im_end|>",
+        ];
         let vocabulary: serde_json::Map<String, Value> =
             words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+        let marks: Vec<Value> = [(11, "<|im_start|>"), (12, "<|im_end|>")]
+            .into_iter()
+            .map(|(id, content)| {
+                serde_json::json!({
+                    "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false,
+                })
+            })
+            .collect();
         let definition = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": marks, "normalizer": null,
             "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
             "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
         });
-        let tokenizer = Tokenizer::from_str(&definition.to_string()).unwrap();
-        Encoder { tokenizer: Some(tokenizer), eos: Some(1), vocabulary: words.len() }
+        let tokenizer = Tokenizer::from_bytes(definition.to_string().as_bytes()).unwrap();
+        let eos = EndOfText::Token { id: 1, note: None };
+        Encoder { tokenizer: Some(tokenizer), eos, vocabulary: words.len() }
     }
 
     fn load(dir: &Path, task: &str) -> Result<TaskData, TaskError> {

@@ -1,17 +1,27 @@
 //! Data sets, prompts, scoring and metrics. Nothing here knows a model.
 
 mod batch;
+mod chat;
+mod check;
+mod counts;
 mod encode;
+mod instructions;
+mod labels;
+mod leakage;
 mod random;
 mod read;
+mod running_text;
+mod sequences;
 mod spec;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
 pub use batch::{Batch, BatchTargets, collate, epoch_order, eval_order};
-pub use encode::Encoder;
+pub use counts::SplitCounts;
+pub use encode::{Encoder, EndOfText};
 pub use peftlab_metrics::{Metric, Predictions, Scored, score};
-pub use spec::{Column, Columns, SplitSpec, TaskKind, TaskSpec, Template};
+pub use spec::{Column, Columns, SplitSpec, TaskKind, TaskSpec, Template, TooLong};
 
 /// What an example should give.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +67,8 @@ pub struct TaskData {
     pub classes: Vec<String>,
     /// What is computed, the main metric first.
     pub metrics: Vec<Metric>,
+    /// What became of each split's rows.
+    pub splits: Vec<SplitCounts>,
     /// SHA-256 over all examples, lower-case hexadecimal.
     pub digest: String,
     /// What was left out, and what may not be as it was meant; a sentence each.

@@ -7,6 +7,9 @@ use crate::encode::next_tokens;
 use crate::spec::{RandomRows, TaskKind, TaskSpec};
 use crate::{Split, TaskError};
 
+/// Tokens that a split may draw: four gigabytes of examples.
+const MOST_TOKENS: usize = 1 << 28;
+
 impl TaskSpec {
     /// The rows of the split `name`; the same ones each time, others for each split.
     pub(crate) fn drawn(&self, rows: &RandomRows, name: &str, vocabulary: usize) -> Result<Split, TaskError> {
@@ -17,6 +20,15 @@ impl TaskSpec {
         }
         if rows.random_rows == 0 {
             return refuse("random_rows is 0; it must be 1 or more");
+        }
+        if vocabulary == 0 {
+            return refuse("random_rows are drawn from the vocabulary, and config.json has no vocab_size");
+        }
+        if rows.random_rows.checked_mul(self.max_length).is_none_or(|tokens| tokens > MOST_TOKENS) {
+            return refuse(&format!(
+                "random_rows = {} of max_length = {} are more than {MOST_TOKENS} tokens; ask for fewer",
+                rows.random_rows, self.max_length
+            ));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(name.len() as u64);
         let mut row =
@@ -29,9 +41,9 @@ impl TaskSpec {
 mod tests {
     use std::path::Path;
 
-    use crate::{Encoder, TaskSpec};
+    use crate::{Encoder, EndOfText, TaskSpec};
 
-    const ENCODER: Encoder = Encoder { tokenizer: None, eos: None, vocabulary: 7 };
+    const ENCODER: Encoder = Encoder { tokenizer: None, eos: EndOfText::None, vocabulary: 7 };
 
     fn load(kind: &str) -> Result<crate::TaskData, crate::TaskError> {
         let text = format!(
@@ -51,5 +63,17 @@ mod tests {
         assert_eq!(data.digest, load("causal-lm").unwrap().digest);
         let error = load("classification").unwrap_err().to_string();
         assert!(error.contains("random_rows are for causal-lm"), "{error}");
+    }
+
+    #[test]
+    fn more_than_memory_holds_is_refused() {
+        for rows in [1_usize << 40, usize::MAX / 2] {
+            let text = format!(
+                "name = \"x\"\nkind = \"causal-lm\"\ntrain = {{ random_rows = {rows} }}\nvalidation = {{ random_rows = 2 }}"
+            );
+            let error =
+                toml::from_str::<TaskSpec>(&text).unwrap().load(Path::new("."), &ENCODER).unwrap_err();
+            assert!(error.to_string().contains("ask for fewer"), "{error}");
+        }
     }
 }

@@ -95,6 +95,9 @@ pub struct TaskSpec {
     /// Longest example in tokens.
     #[serde(default = "default_length")]
     pub max_length: usize,
+    /// What becomes of an example that is longer; how many there are is said in any case.
+    #[serde(default)]
+    pub too_long: TooLong,
     /// Whether running text is cut into blocks of `max_length` across documents.
     #[serde(default = "yes")]
     pub packing: bool,
@@ -111,6 +114,19 @@ fn yes() -> bool {
 
 fn default_length() -> usize {
     128
+}
+
+/// What becomes of an example above `max_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// Its end is cut off.
+    #[default]
+    Cut,
+    /// It is left out.
+    Drop,
+    /// It is a mistake.
+    Refuse,
 }
 
 /// How instructions become text.
@@ -169,15 +185,6 @@ impl SplitSpec {
             Self::Random(_) => (Vec::new(), 0, usize::MAX),
         }
     }
-
-    /// Whether two splits share rows of a file.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let ((ours, skip, take), (theirs, other_skip, other_take)) = (self.parts(), other.parts());
-        let same_rows =
-            skip < other_skip.saturating_add(other_take) && other_skip < skip.saturating_add(take);
-        same_rows
-            && ours.iter().any(|path| theirs.contains(path) && !path.is_dir() && path.extension().is_some())
-    }
 }
 
 /// A column, by its name or its place from 0.
@@ -233,3 +240,37 @@ impl Default for Columns {
         }
     }
 }
+
+impl TaskSpec {
+    /// The columns that every row must have.
+    pub(crate) fn read_columns(&self) -> Vec<&Column> {
+        let columns = &self.columns;
+        match (self.kind, &columns.messages) {
+            (TaskKind::Classification | TaskKind::Regression, _) => {
+                [Some(&columns.text), columns.text_b.as_ref(), Some(&columns.label)]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            (TaskKind::CausalLm, _) => vec![&columns.text],
+            (TaskKind::Instruction, Some(messages)) => vec![messages],
+            (TaskKind::Instruction, None) => {
+                let input = (columns.input != Columns::default().input).then_some(&columns.input);
+                [Some(&columns.instruction), Some(&columns.output), input].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// Columns that are read where a row has them.
+    pub(crate) fn optional_columns(&self) -> Option<&Column> {
+        (self.kind == TaskKind::Instruction && self.columns.messages.is_none()).then_some(&self.columns.input)
+    }
+
+    /// Whether a column of this name is no part of the template, and changes what the model should see.
+    pub(crate) fn looks_at(&self, name: &str) -> bool {
+        self.kind == TaskKind::Instruction && OUTSIDE_TEMPLATE.contains(&name)
+    }
+}
+
+/// Columns of Alpaca-like and ShareGPT-like files that hold a part of the prompt (LLaMA-Factory's `data/README.md`).
+pub(crate) const OUTSIDE_TEMPLATE: [&str; 4] = ["system", "history", "tools", "functions"];

@@ -1,0 +1,199 @@
+//! The tokenizer of a model, and what the files beside it say of its special tokens.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::{EncodeInput, Encoding, TruncationParams};
+
+use crate::CheckpointError;
+use crate::guard::guarded;
+
+/// A tokenizer that does what it is asked and nothing else: the truncation and padding that a `tokenizer.json`
+/// keeps from whoever saved it last are off, as they are in `transformers` unless the caller asks for them.
+#[derive(Clone, Debug)]
+pub struct Tokenizer(tokenizers::Tokenizer);
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is not one.
+    pub fn from_file(path: &Path) -> Result<Self, CheckpointError> {
+        let bytes = std::fs::read(path).map_err(|error| CheckpointError::io(path, &error))?;
+        Self::from_bytes(&bytes).map_err(|error| CheckpointError::new(path, error))
+    }
+
+    /// Reads what a `tokenizer.json` holds.
+    ///
+    /// # Errors
+    /// Where it is not one.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let read = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?;
+        Self::new(read.map_err(|error| format!("is no tokenizer.json: {error}"))?)
+    }
+
+    /// Takes a tokenizer from elsewhere.
+    ///
+    /// # Errors
+    /// Where it gives other tokens each time.
+    pub fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, String> {
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
+        match inner.get_model() {
+            tokenizers::ModelWrapper::BPE(model) if model.dropout.is_some_and(|share| share > 0.0) => {
+                let message = "draws its tokens anew each time (model.dropout); set dropout to null";
+                Err(message.to_owned())
+            }
+            _ => Ok(Self(inner)),
+        }
+    }
+
+    /// The tokens of `text` with the special tokens that the file puts around it.
+    ///
+    /// # Errors
+    /// Where the text cannot be tokenised.
+    pub fn encode(&self, text: &str) -> Result<Encoding, String> {
+        guarded(|| self.0.encode(text, true))?.map_err(|error| error.to_string())
+    }
+
+    /// The tokens of texts or pairs of texts with the special tokens that the file puts around them, each cut to
+    /// `max_length` tokens in all, of a pair the longer text first.
+    ///
+    /// # Errors
+    /// Where a text cannot be tokenised.
+    pub fn encode_all(
+        &self,
+        texts: Vec<EncodeInput<'_>>,
+        max_length: usize,
+    ) -> Result<Vec<Encoding>, String> {
+        let encode = || {
+            let mut inner = self.0.clone();
+            inner.with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))?;
+            inner.encode_batch(texts, true)
+        };
+        guarded(encode)?.map_err(|error| error.to_string())
+    }
+
+    /// The id of `token`, if there is one of that spelling.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.0.token_to_id(token)
+    }
+
+    /// The spelling of the token `id`, if there is one.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.0.id_to_token(id)
+    }
+}
+
+/// What `tokenizer_config.json` (and the older `special_tokens_map.json`) and `generation_config.json` say.
+#[derive(Clone, Debug, Default)]
+pub struct SpecialTokens {
+    /// The token that ends a text.
+    pub eos: Option<String>,
+    /// The token that fills rows up.
+    pub pad: Option<String>,
+    /// `eos_token_id` of `generation_config.json`: the tokens at which generation stops.
+    pub generation: Value,
+}
+
+impl SpecialTokens {
+    /// Reads the files in `folder`; each of them may be missing.
+    ///
+    /// # Errors
+    /// Where one of them is no JSON.
+    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let config = optional(&folder.join("tokenizer_config.json"))?;
+        let map = optional(&folder.join("special_tokens_map.json"))?;
+        let generation = optional(&folder.join("generation_config.json"))?;
+        let token = |key: &str| spelling(&config[key]).or_else(|| spelling(&map[key]));
+        Ok(Self {
+            eos: token("eos_token"),
+            pad: token("pad_token"),
+            generation: generation["eos_token_id"].clone(),
+        })
+    }
+}
+
+/// A token as these files have it: a string, or an object with `content`.
+fn spelling(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+}
+
+fn optional(path: &Path) -> Result<Value, CheckpointError> {
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let bytes = std::fs::read(path).map_err(|error| CheckpointError::io(path, &error))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| CheckpointError::new(path, format!("is no JSON: {error}; mend or remove it")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn definition() -> Value {
+        json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null,
+            "truncation": { "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 },
+            "padding": {
+                "strategy": { "Fixed": 5 }, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                "pad_type_id": 0, "pad_token": "a",
+            },
+            "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": { "a": 0, "b": 1 }, "unk_token": "a" },
+        })
+    }
+
+    #[test]
+    fn the_files_own_truncation_and_padding_are_off() {
+        let tokenizer = Tokenizer::from_bytes(definition().to_string().as_bytes()).unwrap();
+        assert_eq!(tokenizer.encode("a b b a").unwrap().get_ids(), [0, 1, 1, 0]);
+        assert_eq!(tokenizer.encode("b").unwrap().get_ids(), [1]);
+        let rows = tokenizer.encode_all(vec!["a b b a".into(), "b".into()], 3).unwrap();
+        assert_eq!(rows[0].get_ids(), [0, 1, 1]);
+        assert_eq!(rows[1].get_ids(), [1]);
+    }
+
+    #[test]
+    fn a_panic_inside_the_library_is_an_error() {
+        let mut wrong = definition();
+        // a template that names a sequence that a single text has not
+        wrong["post_processor"] = json!({
+            "type": "TemplateProcessing", "single": [{ "Sequence": { "id": "B", "type_id": 0 } }], "pair": [],
+            "special_tokens": {},
+        });
+        if let Ok(tokenizer) = Tokenizer::from_bytes(wrong.to_string().as_bytes()) {
+            tokenizer.encode("a").unwrap_err();
+        }
+    }
+
+    #[test]
+    fn tokens_that_are_drawn_anew_each_time_are_refused() {
+        let mut wrong = definition();
+        wrong["model"] = json!({
+            "type": "BPE", "dropout": 0.1, "unk_token": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": { "a": 0, "b": 1 }, "merges": [],
+        });
+        let error = Tokenizer::from_bytes(wrong.to_string().as_bytes()).unwrap_err();
+        assert!(error.contains("model.dropout"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_are_strings_or_objects() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("special_tokens_map.json", r#"{"eos_token": "</s>", "pad_token": {"content": "<pad>"}}"#);
+        write("generation_config.json", r#"{"eos_token_id": [1, 2]}"#);
+        let special = SpecialTokens::read(dir.path()).unwrap();
+        assert_eq!((special.eos.as_deref(), special.pad.as_deref()), (Some("</s>"), Some("<pad>")));
+        assert_eq!(special.generation, json!([1, 2]));
+        write("tokenizer_config.json", r#"{"eos_token": {"content": "<|end|>"}, "pad_token": null}"#);
+        let special = SpecialTokens::read(dir.path()).unwrap();
+        assert_eq!((special.eos.as_deref(), special.pad.as_deref()), (Some("<|end|>"), Some("<pad>")));
+        write("tokenizer_config.json", "{");
+        assert!(SpecialTokens::read(dir.path()).unwrap_err().to_string().contains("tokenizer_config.json"));
+    }
+}

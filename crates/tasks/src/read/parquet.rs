@@ -1,0 +1,150 @@
+//! Parquet, as pandas, polars, Spark, Arrow and DuckDB write it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parquet::basic::Compression;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use parquet::schema::types::Type;
+use peftlab_checkpoint::guarded;
+use serde_json::{Map, Value, json};
+
+use super::{Reader, Row};
+use crate::TaskError;
+use crate::spec::Column;
+
+impl Reader<'_> {
+    pub(super) fn parquet(&self) -> Result<Vec<Row>, TaskError> {
+        // the library panics on some files that are none
+        guarded(|| self.records()).map_err(|panic| {
+            self.error(format!("is no Parquet file that can be read: {panic}; write it anew"))
+        })?
+    }
+
+    fn records(&self) -> Result<Vec<Row>, TaskError> {
+        let file = std::fs::File::open(self.path)
+            .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))?;
+        let unreadable = |error: parquet::errors::ParquetError| {
+            self.error(format!("is no Parquet file that can be read: {error}"))
+        };
+        let reader = SerializedFileReader::new(file).map_err(unreadable)?;
+        let schema = reader.metadata().file_metadata().schema();
+        let names: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+        self.no_duplicates(&names)?;
+        let wanted = self.wanted(&names);
+        if let Some(column) =
+            self.task.read_columns().into_iter().find(|column| place(&names, column).is_none())
+        {
+            let names = names.join(", ");
+            return Err(self.error(format!(
+                "there is no column `{column}`; there are {names} (set columns = {{ .. }})"
+            )));
+        }
+        self.codecs(reader.metadata(), &wanted)?;
+        let fields: Vec<Arc<Type>> =
+            schema.get_fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
+        let projection =
+            Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(unreadable)?;
+        let mut rows = Vec::new();
+        for (i, row) in reader.get_row_iter(Some(projection)).map_err(unreadable)?.enumerate() {
+            let row = row.map_err(unreadable)?;
+            let mut cells = Map::new();
+            for (name, field) in row.get_column_iter() {
+                let value = value(field).map_err(|what| {
+                    self.error(format!(
+                        "row {}: column `{name}` holds {what}; write it as a text or number",
+                        i + 1
+                    ))
+                })?;
+                if let Some(place) = names.iter().position(|own| own == name) {
+                    cells.insert(place.to_string(), value.clone());
+                }
+                cells.insert(name.clone(), value);
+            }
+            rows.push(Row { cells, number: i + 1 });
+        }
+        Ok(rows)
+    }
+
+    /// The columns that are read; others may be of whatever type they like.
+    fn wanted<'a>(&self, names: &'a [String]) -> HashSet<&'a str> {
+        let task = self.task;
+        let read = task.read_columns().into_iter().chain(task.optional_columns());
+        let looked_at = names.iter().filter(|name| task.looks_at(name));
+        read.filter_map(|column| place(names, column)).chain(looked_at).map(String::as_str).collect()
+    }
+
+    fn codecs(&self, metadata: &ParquetMetaData, wanted: &HashSet<&str>) -> Result<(), TaskError> {
+        for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let top = column.column_path().parts().first().map(String::as_str).unwrap_or_default();
+            let codec = column.compression();
+            if wanted.contains(top) && matches!(codec, Compression::BROTLI(_) | Compression::LZO) {
+                return Err(self.error(format!(
+                    "column `{top}` is compressed with {codec}, which is not supported; write the file anew with \
+                     zstd, snappy or gzip"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn place<'a>(names: &'a [String], column: &Column) -> Option<&'a String> {
+    match column {
+        Column::Name(name) => names.iter().find(|own| *own == name),
+        Column::Index(index) => names.get(*index),
+    }
+}
+
+/// A field as JSON; what has no JSON of its own is named.
+fn value(field: &Field) -> Result<Value, String> {
+    Ok(match field {
+        Field::Null => Value::Null,
+        Field::Bool(value) => json!(value),
+        Field::Byte(value) => json!(value),
+        Field::Short(value) => json!(value),
+        Field::Int(value) => json!(value),
+        Field::Long(value) => json!(value),
+        Field::UByte(value) => json!(value),
+        Field::UShort(value) => json!(value),
+        Field::UInt(value) => json!(value),
+        Field::ULong(value) => json!(value),
+        Field::Float16(value) => number(f64::from(value.to_f32())),
+        Field::Float(value) => number(f64::from(*value)),
+        Field::Double(value) => number(*value),
+        // decimals are labels or values: their digits say which
+        Field::Decimal(_) => number(field.to_string().parse().map_err(|_| format!("the decimal {field}"))?),
+        Field::Str(text) => json!(text),
+        // Spark and older writers leave the logical type of texts out
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => json!(text),
+            Err(_) => return Err("bytes that are no UTF-8".to_owned()),
+        },
+        Field::Date(_) | Field::TimeMillis(_) | Field::TimeMicros(_) => {
+            return Err("a date or time".to_owned());
+        }
+        Field::TimestampMillis(_) | Field::TimestampMicros(_) => return Err("a date or time".to_owned()),
+        Field::Group(row) => {
+            let cells = row.get_column_iter().map(|(name, field)| Ok((name.clone(), value(field)?)));
+            Value::Object(cells.collect::<Result<_, String>>()?)
+        }
+        Field::ListInternal(list) => list.elements().iter().map(value).collect::<Result<Vec<_>, _>>()?.into(),
+        Field::MapInternal(map) => {
+            let mut cells = Map::new();
+            for (key, field) in map.entries() {
+                let Field::Str(key) = key else {
+                    return Err(format!("a map whose keys are no texts ({key})"));
+                };
+                cells.insert(key.clone(), value(field)?);
+            }
+            Value::Object(cells)
+        }
+    })
+}
+
+fn number(value: f64) -> Value {
+    // pandas writes a missing number as NaN
+    serde_json::Number::from_f64(value).map_or(Value::Null, Value::Number)
+}

@@ -1,0 +1,78 @@
+//! The files of a split in a folder as on the Hub.
+
+use std::path::{Path, PathBuf};
+
+use super::kind;
+use crate::TaskError;
+use crate::spec::TaskSpec;
+
+/// The files of the split `name` in `folder`: `train-00000-of-00002.parquet`, `train.jsonl`, ..
+pub(super) fn find(task: &TaskSpec, folder: &Path, name: &str) -> Result<Vec<PathBuf>, TaskError> {
+    let error = |message: String| Err(TaskError::new(&task.name, folder, message));
+    let mut found = Vec::new();
+    for folder in [folder.to_owned(), folder.join("data")] {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let ours = file.strip_prefix(name).is_some_and(|rest| rest.starts_with(['-', '.', '_']));
+            if ours && path.is_file() {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    let Some(first) = found.first() else {
+        return error(format!(
+            "holds no file of the split `{name}`, such as {name}-00000-of-00001.parquet or {name}.jsonl"
+        ));
+    };
+    if let Some(other) = found.iter().find(|path| kind(path) != kind(first)) {
+        return error(format!(
+            "holds files of the split `{name}` of several kinds ({}, {}): the same rows twice? name the files, \
+             {name} = [..]",
+            first.display(),
+            other.display()
+        ));
+    }
+    match missing(&found) {
+        Some((number, all)) => {
+            error(format!("of the {all} files of the split `{name}` number {number} is missing; fetch it"))
+        }
+        None => Ok(found),
+    }
+}
+
+/// The first number that lacks among files such as `train-00000-of-00002.parquet`, and how many there should be.
+fn missing(files: &[PathBuf]) -> Option<(usize, usize)> {
+    let numbers: Vec<(usize, usize)> = files.iter().filter_map(|path| numbered(path)).collect();
+    let all = numbers.iter().map(|(_, all)| *all).max()?;
+    // what a name claims is not to be counted through
+    let first = (0..all.min(numbers.len() + 1)).find(|wanted| numbers.iter().all(|(own, _)| own != wanted));
+    first.map(|number| (number, all))
+}
+
+/// `00003` and `00010` of `train-00003-of-00010.parquet`.
+fn numbered(path: &Path) -> Option<(usize, usize)> {
+    let name = path.file_name()?.to_str()?;
+    let (before, after) = name.split_once("-of-")?;
+    let own = before.rsplit('-').next()?.parse().ok()?;
+    let all: String = after.chars().take_while(char::is_ascii_digit).collect();
+    Some((own, all.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_shard_is_found() {
+        let names = |numbers: &[usize]| -> Vec<PathBuf> {
+            numbers.iter().map(|n| PathBuf::from(format!("train-{n:05}-of-00003.parquet"))).collect()
+        };
+        assert_eq!(missing(&names(&[0, 1, 2])), None);
+        assert_eq!(missing(&names(&[0, 2])), Some((1, 3)));
+        assert_eq!(missing(&names(&[0, 1])), Some((2, 3)));
+        assert_eq!(missing(&[PathBuf::from("train.csv")]), None);
+        assert_eq!(missing(&[PathBuf::from("train-0-of-9999999999999.csv")]), Some((1, 9_999_999_999_999)));
+    }
+}

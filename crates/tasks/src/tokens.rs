@@ -1,0 +1,87 @@
+//! A text as tokens, with special tokens where they belong and nowhere twice.
+
+use peftlab_checkpoint::Tokenizer;
+
+/// A text as tokens.
+pub(crate) struct Tokens {
+    pub(crate) ids: Vec<u32>,
+    /// Where each token ends in the text, in bytes; none for those that the tokenizer puts around it.
+    pub(crate) ends: Vec<Option<usize>>,
+}
+
+/// The tokens of `text`, with those that the tokenizer puts in front of one, and behind it if `behind` says so. Where
+/// the text itself begins or ends with them, they stand once.
+pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str, behind: bool) -> Result<Tokens, String> {
+    let encoding = tokenizer.encode(text)?;
+    let (ids, mask) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+    let own = |mask: &mut dyn Iterator<Item = &u32>| mask.take_while(|special| **special == 1).count();
+    let front = own(&mut mask.iter());
+    let back = if front == ids.len() { 0 } else { own(&mut mask.iter().rev()) };
+    let (before, after) = (&ids[..front], &ids[ids.len() - back..]);
+    let body = &ids[front..ids.len() - back];
+    let before = if front > 0 && body.starts_with(before) { &[] } else { before };
+    let after = if !behind || (back > 0 && body.ends_with(after)) { &[] } else { after };
+    let ends = encoding.get_offsets()[front..ids.len() - back].iter().map(|(_, end)| Some(*end));
+    let around = |tokens: &[u32]| std::iter::repeat_n(None, tokens.len());
+    Ok(Tokens {
+        ends: around(before).chain(ends).chain(around(after)).collect(),
+        ids: [before, body, after].concat(),
+    })
+}
+
+/// Puts `eos` behind `ids` where it is not there yet.
+pub(crate) fn end(ids: &mut Vec<u32>, eos: Option<u32>) {
+    if let Some(eos) = eos.filter(|eos| ids.last() != Some(eos)) {
+        ids.push(eos);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Words are tokens; the file puts 0 in front of a text and, if asked, 1 behind it.
+    fn tokenizer(behind: bool) -> Tokenizer {
+        let special = |id: u32, content: &str| {
+            json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false })
+        };
+        let piece = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+        let mut single = vec![piece("<s>"), json!({ "Sequence": { "id": "A", "type_id": 0 } })];
+        single.extend(behind.then(|| piece("</s>")));
+        let definition = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "decoder": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+            "pre_tokenizer": { "type": "Whitespace" },
+            "post_processor": {
+                "type": "TemplateProcessing", "single": single, "pair": [],
+                "special_tokens": {
+                    "<s>": { "id": "<s>", "ids": [0], "tokens": ["<s>"] },
+                    "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] },
+                },
+            },
+            "model": { "type": "WordLevel", "vocab": { "<s>": 0, "</s>": 1, "a": 2, "b": 3 }, "unk_token": "a" },
+        });
+        Tokenizer::from_bytes(definition.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn special_tokens_stand_once() {
+        for adds in [false, true] {
+            let tokenizer = tokenizer(adds);
+            for text in ["a b", "<s>a b", "a b</s>", "<s> a b </s>"] {
+                let mut ids = tokens(&tokenizer, text, true).unwrap().ids;
+                end(&mut ids, Some(1));
+                assert_eq!(ids, [0, 2, 3, 1], "{text}");
+            }
+            assert_eq!(tokens(&tokenizer, "a", false).unwrap().ids, [0, 2]);
+            let mut ids = tokens(&tokenizer, "", true).unwrap().ids;
+            end(&mut ids, Some(1));
+            assert_eq!(ids, [0, 1]);
+        }
+        let tokens = tokens(&tokenizer(true), "a b", true).unwrap();
+        assert_eq!(tokens.ends, [None, Some(1), Some(3), None]);
+    }
+}
