@@ -69,7 +69,7 @@ fn train(name: &str, settings: Value) -> Taken {
         let mean = loss(model.forward(&input, Mode::Train), &targets).sum / 31.0;
         assert!(mean.clone().into_scalar::<f32>().is_finite());
         let gradients = GradientsParams::from_grads(mean.backward(), &model);
-        model = stepper.step(1e-3, model, gradients);
+        model = stepper.step(1e-3, model, gradients).unwrap();
     }
     Taken { base, before, peak: allocated::peak().unwrap() as usize - start }
 }

@@ -275,7 +275,7 @@ fn overfit(architecture: &str, method: &dyn DynMethod, learning_rate: f64) -> Re
         }
         let total = stepper.with_extra_loss(mean, 1.0, &mut model);
         let gradients = GradientsParams::from_grads(total.backward(), &model);
-        model = stepper.step(learning_rate, model, gradients);
+        model = stepper.step(learning_rate, model, gradients).unwrap();
     }
     Ok(least)
 }

@@ -21,7 +21,7 @@ mod train;
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
 pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
-pub use loss::{Loss, Targets, loss};
+pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
 pub use step::Stepper;
 pub use train::Event;

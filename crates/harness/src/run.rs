@@ -1,20 +1,21 @@
 //! One cell: from a plan to a record. It runs in a process of its own, so that its peak memory is its own.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
-use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
+use peftlab_meter::{MemorySource, Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
 use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
-    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, Spread, Status,
-    Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
+    Checks, DevicePeakSource, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score,
+    Spread, Status, Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
 };
-use peftlab_tasks::{Metric, Split, TaskData, score};
+use peftlab_tasks::{Metric, Split, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
 
 use crate::adapter;
@@ -22,6 +23,7 @@ use crate::attach::Attached;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
+use crate::loss::FirstToken;
 use crate::plan::{Cell, Plan, head, hex};
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
@@ -94,7 +96,8 @@ pub fn run_cell(
 ) -> Result<Record, HarnessError> {
     let mut record = empty_record(plan, cell, program);
     let training = &cell.training;
-    let run = Run { cell, scorer: Scorer { plan, data: &plan.data[cell.task_index], training } };
+    let (task, data) = (&plan.experiment.tasks[cell.task_index], &plan.data[cell.task_index]);
+    let run = Run { cell, scorer: Scorer { plan, task, data, training } };
     let outcome = run.measure(event)?;
     let path = out.join(cell.folder()).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
@@ -119,22 +122,43 @@ struct Run<'a> {
 /// Evaluates models on a task.
 pub(crate) struct Scorer<'a> {
     pub(crate) plan: &'a Plan,
+    pub(crate) task: &'a TaskSpec,
     pub(crate) data: &'a TaskData,
     pub(crate) training: &'a TrainingSpec,
 }
 
 impl Scorer<'_> {
-    pub(crate) fn feeder(&self, device: &Device) -> Feeder {
+    /// What feeds `model`.
+    pub(crate) fn feeder(&self, model: &mut Model, device: &Device) -> Feeder {
         let config = &self.plan.source.config;
         Feeder {
             pad: config["pad_token_id"].as_u64().unwrap_or(0) as u32,
             device: device.clone(),
             token_types: config["type_vocab_size"].as_u64().is_some_and(|types| types > 1),
+            first: FirstToken::with(model, self.task.score_first_token),
         }
     }
 
-    pub(crate) fn evaluate(&self, model: &Model, split: &Split, feeder: &Feeder) -> Evaluation {
-        evaluate(model, split, self.training.evaluate_batch_size, self.data.classes.len(), feeder)
+    /// Evaluates `model` on the split of this name.
+    ///
+    /// # Errors
+    /// Where an answer of the model is no finite number.
+    pub(crate) fn evaluate(
+        &self,
+        model: &Model,
+        (name, split): (&str, &Split),
+        feeder: &Feeder,
+    ) -> Result<Evaluation, HarnessError> {
+        let (batch, classes) = (self.training.evaluate_batch_size, self.data.classes.len());
+        evaluate(model, split, name, batch, classes, feeder)
+    }
+
+    /// Evaluates `model` on the validation set.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub(crate) fn validate(&self, model: &Model, feeder: &Feeder) -> Result<Evaluation, HarnessError> {
+        self.evaluate(model, (VALIDATION, &self.data.validation), feeder)
     }
 
     pub(crate) fn scores(&self, evaluation: &Evaluation) -> Vec<Score> {
@@ -150,6 +174,10 @@ impl Scorer<'_> {
         self.data.metrics.iter().map(one).collect()
     }
 }
+
+/// What the splits are called that are scored.
+pub(crate) const VALIDATION: &str = "validation";
+pub(crate) const TEST: &str = "test";
 
 struct Outcome {
     model: Model,
@@ -177,19 +205,22 @@ impl Run<'_> {
         let (mut attached, step0_difference) = self.attach(&device)?;
         self.check_count(&attached)?;
         let base_bytes = attached.base_bytes() as u64;
-        let feeder = self.scorer.feeder(&device);
-        let fingerprints = params::fingerprints(&attached.model);
-        let mut validation_loss = |model: &Model| -> Result<f64, HarnessError> {
-            phase("evaluate")?;
-            let loss = self.scorer.evaluate(&model.valid(), &self.scorer.data.validation, &feeder).loss;
-            phase("train")?;
-            Ok(loss)
-        };
+        let feeder = self.scorer.feeder(&mut attached.model, &device);
+        let held = Held::by(&mut attached.model);
+        phase("evaluate")?;
         let before = match self.scorer.training.evaluate_start {
-            true => Some(validation_loss(&attached.model)?),
+            true => Some(self.scorer.validate(&attached.model.valid(), &feeder)?.loss),
             false => None,
         };
         let gpu = Gpu::watch(&self.scorer.plan.device)?;
+        let mut look = |model: &Model| -> Result<f64, HarnessError> {
+            phase("evaluate")?;
+            gpu.iter().try_for_each(Gpu::pause)?;
+            let evaluation = self.after_training(self.scorer.validate(&model.valid(), &feeder))?;
+            gpu.iter().try_for_each(Gpu::resume)?;
+            phase("train")?;
+            Ok(evaluation.loss)
+        };
         phase("train")?;
         let trainer = Trainer {
             method: self.method(),
@@ -198,21 +229,26 @@ impl Run<'_> {
             seed: self.cell.seed,
             feeder: &feeder,
         };
-        let (mut model, history) =
-            trainer.train(attached.model, &self.scorer.data.train, &mut validation_loss, event)?;
+        let (model, history) = trainer.train(attached.model, &self.scorer.data.train, &mut look, event)?;
         phase("check")?;
         let on_device = on_device(&device, gpu.as_ref());
-        let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
+        let mut attached = Attached { model, outline: attached.outline };
+        let (frozen_unchanged, trained_updated) = held.check(&mut attached.model, &history.updated)?;
+        self.check_finite(&attached.model)?;
+        let parameters_end =
+            attached.parameters(self.method()).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
+        let Attached { mut model, .. } = attached;
         let trained =
             params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
         model.bake();
 
         phase("evaluate")?;
         let valid = model.valid();
-        let validation = self.scorer.evaluate(&valid, &self.scorer.data.validation, &feeder);
+        let validation = self.after_training(self.scorer.validate(&valid, &feeder))?;
         // a trial chooses by validation: it never sees the test set
         let test = self.scorer.data.test.as_ref().filter(|_| !self.cell.trial);
-        let test = test.map(|split| self.scorer.evaluate(&valid, split, &feeder));
+        let test = test.map(|split| self.scorer.evaluate(&valid, (TEST, split), &feeder)).transpose();
+        let test = self.after_training(test)?;
         let merged = self.merged(&valid, &feeder)?;
         phase("end")?;
 
@@ -222,14 +258,32 @@ impl Run<'_> {
             validation: self.scorer.scores(&validation),
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
             merged,
+            parameters_end: Some(parameters_end),
             time: self.time(&history, &summary),
             kernels: history.kernels.clone(),
             memory: Memory { base_bytes: Some(base_bytes), ..memory(&summary, on_device) },
-            checks: Checks { frozen_unchanged, trained_changed, step0_difference },
+            checks: Checks { frozen_unchanged, trained_updated, step0_difference },
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
         Ok(Outcome { model, trained, history, evaluation: test.unwrap_or(validation), measured })
+    }
+
+    /// Says of an evaluation that failed after training began what to do.
+    fn after_training<T>(&self, evaluation: Result<T, HarnessError>) -> Result<T, HarnessError> {
+        evaluation
+            .map_err(|error| HarnessError::diverged(&error.to_string(), self.scorer.training.learning_rate))
+    }
+
+    /// No weight that was trained may be NaN or infinite.
+    fn check_finite(&self, model: &Model) -> Result<(), HarnessError> {
+        match params::not_finite(model, |info| info.trained) {
+            Some(name) => Err(HarnessError::diverged(
+                &format!("`{name}` holds a value that is no finite number after the last step"),
+                self.scorer.training.learning_rate,
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Validation with the method merged, in every way that there is, if the experiment asks for it.
@@ -246,17 +300,20 @@ impl Run<'_> {
             let label = &self.cell.label;
             HarnessError::Failed(format!("`{label}` cannot be merged at {place}, though its card says so"))
         };
-        let evaluated = |into: &str, model: &Model| {
-            let evaluation = self.scorer.evaluate(model, &self.scorer.data.validation, feeder);
+        let evaluated = |into: &str, model: &Model| -> Result<MergedLoss, HarnessError> {
+            let evaluation = self
+                .scorer
+                .validate(model, feeder)
+                .map_err(|error| HarnessError::Failed(format!("merged into {into}: {error}")))?;
             let (loss, validation) = (evaluation.loss, self.scorer.scores(&evaluation));
-            MergedLoss { into: into.to_owned(), validation_loss: loss, validation }
+            Ok(MergedLoss { into: into.to_owned(), validation_loss: loss, validation })
         };
         let mut merged = model.clone();
         merged.merge().map_err(failed)?;
-        let mut all = vec![evaluated(into, &merged)];
+        let mut all = vec![evaluated(into, &merged)?];
         let mut packed = model.clone();
         if packed.merge_packed().map_err(failed)? > 0 {
-            all.push(evaluated("re-quantised weights", &packed));
+            all.push(evaluated("re-quantised weights", &packed)?);
         }
         Ok(all)
     }
@@ -267,12 +324,12 @@ impl Run<'_> {
 
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
-        let model = self.scorer.plan.source.build(head(self.scorer.data), self.cell.seed, device)?;
+        let mut model = self.scorer.plan.source.build(head(self.scorer.data), self.cell.seed, device)?;
         let method = self.method();
-        let before = self.first_logits(&model, device);
-        let attached = Attached::new(model, method, self.cell.seed, device)
+        let before = self.first_logits(&mut model, device);
+        let mut attached = Attached::new(model, method, self.cell.seed, device)
             .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;
-        let after = self.first_logits(&attached.model, device);
+        let after = self.first_logits(&mut attached.model, device);
         // virtual tokens come first: the last logits are those of the same tokens
         let both = before.iter().rev().zip(after.iter().rev());
         let difference = both.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
@@ -280,8 +337,8 @@ impl Run<'_> {
     }
 
     /// Logits of one example, for the comparison at step 0.
-    fn first_logits(&self, model: &Model, device: &Device) -> Vec<f32> {
-        let batch = self.scorer.feeder(device).feed_one(&self.scorer.data.train.examples[0]);
+    fn first_logits(&self, model: &mut Model, device: &Device) -> Vec<f32> {
+        let batch = self.scorer.feeder(model, device).feed_one(&self.scorer.data.train.examples[0]);
         let values = match model.valid().forward(&batch, Mode::Evaluate) {
             Output::Sequence(logits) => logits.into_data(),
             Output::Tokens(logits) => logits.into_data(),
@@ -355,12 +412,28 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
     timeline.start(name).map_err(failed)
 }
 
-/// What a GPU says of itself while training.
+/// What a GPU says of itself while training, and not while the validation set is looked at in between.
 struct Gpu<'a> {
+    device: &'a OpenDevice,
     nvml: &'a Nvml,
     sampler: NvmlSampler,
-    /// Millijoules on the counter when training began.
-    energy: Option<u64>,
+    energy: RefCell<Energy>,
+}
+
+/// Readings of a device's energy counter, in millijoules.
+#[derive(Default)]
+struct Energy {
+    /// Spent in the stretches that ended.
+    spent: u64,
+    /// What the counter said when the running stretch began.
+    began: Option<u64>,
+}
+
+impl Energy {
+    /// Ends a stretch with the counter at `now`.
+    fn pause(&mut self, now: Option<u64>) {
+        self.spent += now.zip(self.began.take()).map_or(0, |(now, began)| now.saturating_sub(began));
+    }
 }
 
 impl<'a> Gpu<'a> {
@@ -369,23 +442,49 @@ impl<'a> Gpu<'a> {
     fn watch(device: &'a OpenDevice) -> Result<Option<Self>, HarnessError> {
         let Some(nvml) = &device.nvml else { return Ok(None) };
         device.tensors.memory_cleanup();
-        let failed = |error: peftlab_meter::MeterError| HarnessError::Device(error.to_string());
-        let energy = nvml.energy_millijoules().map_err(failed)?;
-        Ok(Some(Self { nvml, sampler: NvmlSampler::start(nvml).map_err(failed)?, energy }))
+        let began = nvml.energy_millijoules().map_err(unread)?;
+        let sampler = NvmlSampler::start(nvml).map_err(unread)?;
+        let energy = RefCell::new(Energy { began, ..Energy::default() });
+        Ok(Some(Self { device, nvml, sampler, energy }))
     }
 
-    /// What the driver says, beside what the allocator does.
+    /// Looks away until [`resume`](Self::resume).
+    fn pause(&self) -> Result<(), HarnessError> {
+        self.sampler.pause();
+        self.energy.borrow_mut().pause(self.nvml.energy_millijoules().map_err(unread)?);
+        Ok(())
+    }
+
+    /// Looks again, once what the pools hold unused has been given back.
+    fn resume(&self) -> Result<(), HarnessError> {
+        self.device.tensors.memory_cleanup();
+        self.energy.borrow_mut().began = self.nvml.energy_millijoules().map_err(unread)?;
+        self.sampler.resume();
+        Ok(())
+    }
+
+    /// What the driver says, beside what the allocator does. Training is over.
     fn read(&self, allocator: Memory) -> Memory {
-        let energy = self.nvml.energy_millijoules().ok().flatten();
-        let spent = energy.zip(self.energy).map(|(end, start)| end.saturating_sub(start) as f64 / 1e3);
+        let mut energy = self.energy.borrow_mut();
+        let now = self.nvml.energy_millijoules().ok().flatten();
+        let known = now.is_some() && energy.began.is_some();
+        energy.pause(now);
         let peak = self.sampler.peak();
         Memory {
             device_process_peak: peak.process.map(|memory| memory.bytes),
-            energy_joules: spent,
+            device_peak_source: peak.process.map(|memory| match memory.source {
+                MemorySource::Process => DevicePeakSource::Process,
+                MemorySource::DeviceLessBaseline => DevicePeakSource::Difference,
+            }),
+            energy_joules: known.then_some(energy.spent as f64 / 1e3),
             device_utilisation: peak.utilisation_percent,
             ..allocator
         }
     }
+}
+
+fn unread(error: peftlab_meter::MeterError) -> HarnessError {
+    HarnessError::Device(error.to_string())
 }
 
 /// The device's part of the memory record; the host's allocator does not count as one.
@@ -415,33 +514,45 @@ fn memory(summary: &TimelineSummary, on_device: Memory) -> Memory {
     }
 }
 
-/// No frozen tensor may change by a bit, and every trained one must.
-fn check_changes(
-    before: &std::collections::BTreeMap<String, u64>,
-    model: &Model,
-) -> Result<(u64, u64), HarnessError> {
-    let after = params::fingerprints(model);
-    let (mut frozen, mut trained) = (0, 0);
-    for info in params::infos(model) {
-        let same = before.get(&info.name) == after.get(&info.name);
-        match (info.trained, same) {
-            (true, false) => trained += 1,
-            (false, true) => frozen += 1,
-            (true, true) => {
-                return Err(HarnessError::Failed(format!(
-                    "`{}` is declared as trained, but did not change: the loss does not depend on it, or the \
-                     learning rate is too small",
-                    info.name
-                )));
-            }
-            // a method may bring in further tensors while it trains
-            (false, false) if !before.contains_key(&info.name) => {}
-            (false, false) => {
-                return Err(HarnessError::Failed(format!("`{}` is frozen, but changed", info.name)));
+/// What a model holds before training, for the checks after it.
+struct Held {
+    fingerprints: BTreeMap<String, u64>,
+    trained: Vec<ParamInfo>,
+}
+
+impl Held {
+    fn by(model: &mut Model) -> Self {
+        let fingerprints = model.fingerprints();
+        Self { fingerprints, trained: params::infos(model).into_iter().filter(|info| info.trained).collect() }
+    }
+
+    /// Every tensor that was declared as trained must have received a gradient from the loss and an update from the
+    /// optimizer (those `updated`), and nothing that is frozen, packed weights included, may have changed by a bit.
+    /// Whether a trained one changed says nothing: the gradient or the rate may have been zero, and the weights that
+    /// are kept may be those of an early step. Returns the number of frozen tensors, and of trained ones.
+    ///
+    /// A method may bring in further tensors while it trains, and train what waited frozen.
+    fn check(&self, model: &mut Model, updated: &HashSet<ParamId>) -> Result<(u64, u64), HarnessError> {
+        if let Some(info) = self.trained.iter().find(|info| !updated.contains(&info.id)) {
+            return Err(HarnessError::Failed(format!(
+                "`{}` is declared as trained, but received no gradient: the loss does not depend on it",
+                info.name
+            )));
+        }
+        let now = model.fingerprints();
+        let trained: HashSet<String> =
+            params::infos(model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
+        let frozen = self.fingerprints.iter().filter(|(name, _)| !trained.contains(*name));
+        let mut unchanged = 0;
+        for (name, before) in frozen {
+            match now.get(name) {
+                Some(after) if after == before => unchanged += 1,
+                Some(_) => return Err(HarnessError::Failed(format!("`{name}` is frozen, but changed"))),
+                None => return Err(HarnessError::Failed(format!("`{name}` is frozen, but is gone"))),
             }
         }
+        Ok((unchanged, trained.len() as u64))
     }
-    Ok((frozen, trained))
 }
 
 fn weights_digest(model: &Model) -> String {

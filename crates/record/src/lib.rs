@@ -53,7 +53,7 @@ pub struct Record {
     pub status: Status,
     /// Why it did not end well; empty if it did.
     pub message: String,
-    /// Sizes.
+    /// Sizes when training begins.
     pub parameters: Parameters,
     /// Everything that was resolved.
     pub settings: Value,
@@ -143,6 +143,9 @@ pub struct Measured {
     /// What became of the validation set when the method was merged into the base, one for each way to do so.
     #[serde(default)]
     pub merged: Vec<MergedLoss>,
+    /// Sizes when training ended, where a method grows; [`Record::parameters`] are those that it begins with.
+    #[serde(default)]
+    pub parameters_end: Option<Parameters>,
     /// Seconds.
     pub time: Time,
     /// Where the device's time went, if that was asked for.
@@ -270,6 +273,9 @@ pub struct Memory {
     pub host_resident_peak: Option<u64>,
     /// Peak of the process's memory on the device, as NVML says.
     pub device_process_peak: Option<u64>,
+    /// How NVML says that; none in records of before this was kept.
+    #[serde(default)]
+    pub device_peak_source: Option<DevicePeakSource>,
     /// What tensors used on the device at the end of training, as the allocator says: it keeps no peak.
     pub device_used: Option<u64>,
     /// What the allocator had reserved on the device at the end of training.
@@ -283,13 +289,26 @@ pub struct Memory {
     pub device_utilisation: Option<f64>,
 }
 
+/// Where a process's memory on a device was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DevicePeakSource {
+    /// The driver's account of the process.
+    Process,
+    /// What the device used more than before the process began, where the driver does not list the process (as in many
+    /// containers): other programs that began or ended since are in it.
+    Difference,
+}
+
 /// Checks that every run makes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checks {
-    /// Frozen tensors, none of which changed by a bit.
+    /// Frozen tensors, packed weights included, none of which changed by a bit.
     pub frozen_unchanged: u64,
-    /// Trained tensors, all of which changed.
-    pub trained_changed: u64,
+    /// Trained tensors at the end. Each that was trained from the start received a gradient from the loss and an update
+    /// from the optimizer in one step or more. (In records of before, it says that each changed.)
+    #[serde(alias = "trained_changed")]
+    pub trained_updated: u64,
     /// Largest difference of the logits of one batch before and after attaching the method.
     pub step0_difference: f64,
 }

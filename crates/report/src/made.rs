@@ -71,7 +71,7 @@ impl Made {
                 "tokens_per_second": spread(100.0), "samples_per_second": spread(1.0),
             },
             "memory": { "host_allocated_peak": self.peak_bytes, "base_bytes": self.base_bytes },
-            "checks": { "frozen_unchanged": 1, "trained_changed": 1, "step0_difference": 0.0 },
+            "checks": { "frozen_unchanged": 1, "trained_updated": 1, "step0_difference": 0.0 },
             "weights_digest": "",
             "losses_digest": "",
         });

@@ -85,6 +85,12 @@ impl TaskSpec {
         if self.labels.as_ref().is_some_and(|labels| labels.len() < 2) {
             return refuse("labels: give two or more".to_owned());
         }
+        if self.score_first_token && !matches!(self.kind, TaskKind::CausalLm | TaskKind::Instruction) {
+            let kind = self.kind.name();
+            return refuse(format!(
+                "score_first_token is for language models, not for {kind} tasks; leave it out"
+            ));
+        }
         let metrics = self.metrics.clone().unwrap_or_else(|| self.kind.default_metrics());
         if let Some(metric) = metrics.iter().find(|metric| !self.kind.allows(**metric)) {
             return refuse(format!("metrics: `{}` is not for {} tasks", metric.name(), self.kind.name()));
