@@ -49,7 +49,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
             metric: metric.name().to_owned(),
             higher_is_better: metric.higher_is_better(),
             in_points: metric.in_points(),
-            index: cell.task_index,
+            index: plan.task_in_file(cell.task_index),
             digest: data.digest.clone(),
         },
         model: ModelInfo {
