@@ -5,7 +5,7 @@
 mod common;
 
 use common::{bench, root, text};
-use peftlab_checkpoint::{Safetensors, TensorSource};
+use peftlab_checkpoint::Safetensors;
 
 #[test]
 fn every_committed_bundle_passes() {

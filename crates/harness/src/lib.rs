@@ -2,10 +2,12 @@
 
 pub mod adapter;
 mod attach;
+mod checks;
 pub mod device;
 mod error;
 pub mod exchange;
 mod experiment;
+mod gpu;
 pub mod grid;
 mod kernels;
 mod loss;

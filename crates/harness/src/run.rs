@@ -1,28 +1,28 @@
 //! One cell: from a plan to a record. It runs in a process of its own, so that its peak memory is its own.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use burn::module::{Module, ParamId};
+use burn::module::Module;
 use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
-use peftlab_meter::{MemorySource, Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
+use peftlab_meter::{Timeline, TimelineSummary, percentile};
 use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
-    Checks, DevicePeakSource, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score,
-    Spread, Status, Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
+    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, Spread, Status,
+    Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
 };
 use peftlab_tasks::{Metric, Split, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
 
 use crate::adapter;
 use crate::attach::Attached;
-use crate::device::OpenDevice;
+use crate::checks::Held;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
+use crate::gpu::Gpu;
 use crate::loss::FirstToken;
 use crate::plan::{Cell, Plan, head, hex};
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
@@ -412,81 +412,6 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
     timeline.start(name).map_err(failed)
 }
 
-/// What a GPU says of itself while training, and not while the validation set is looked at in between.
-struct Gpu<'a> {
-    device: &'a OpenDevice,
-    nvml: &'a Nvml,
-    sampler: NvmlSampler,
-    energy: RefCell<Energy>,
-}
-
-/// Readings of a device's energy counter, in millijoules.
-#[derive(Default)]
-struct Energy {
-    /// Spent in the stretches that ended.
-    spent: u64,
-    /// What the counter said when the running stretch began.
-    began: Option<u64>,
-}
-
-impl Energy {
-    /// Ends a stretch with the counter at `now`.
-    fn pause(&mut self, now: Option<u64>) {
-        self.spent += now.zip(self.began.take()).map_or(0, |(now, began)| now.saturating_sub(began));
-    }
-}
-
-impl<'a> Gpu<'a> {
-    /// Looks from now on; none on the host's processor. What loading has left unused in the pools is given back
-    /// first, so that the peak is that of training.
-    fn watch(device: &'a OpenDevice) -> Result<Option<Self>, HarnessError> {
-        let Some(nvml) = &device.nvml else { return Ok(None) };
-        device.tensors.memory_cleanup();
-        let began = nvml.energy_millijoules().map_err(unread)?;
-        let sampler = NvmlSampler::start(nvml).map_err(unread)?;
-        let energy = RefCell::new(Energy { began, ..Energy::default() });
-        Ok(Some(Self { device, nvml, sampler, energy }))
-    }
-
-    /// Looks away until [`resume`](Self::resume).
-    fn pause(&self) -> Result<(), HarnessError> {
-        self.sampler.pause();
-        self.energy.borrow_mut().pause(self.nvml.energy_millijoules().map_err(unread)?);
-        Ok(())
-    }
-
-    /// Looks again, once what the pools hold unused has been given back.
-    fn resume(&self) -> Result<(), HarnessError> {
-        self.device.tensors.memory_cleanup();
-        self.energy.borrow_mut().began = self.nvml.energy_millijoules().map_err(unread)?;
-        self.sampler.resume();
-        Ok(())
-    }
-
-    /// What the driver says, beside what the allocator does. Training is over.
-    fn read(&self, allocator: Memory) -> Memory {
-        let mut energy = self.energy.borrow_mut();
-        let now = self.nvml.energy_millijoules().ok().flatten();
-        let known = now.is_some() && energy.began.is_some();
-        energy.pause(now);
-        let peak = self.sampler.peak();
-        Memory {
-            device_process_peak: peak.process.map(|memory| memory.bytes),
-            device_peak_source: peak.process.map(|memory| match memory.source {
-                MemorySource::Process => DevicePeakSource::Process,
-                MemorySource::DeviceLessBaseline => DevicePeakSource::Difference,
-            }),
-            energy_joules: known.then_some(energy.spent as f64 / 1e3),
-            device_utilisation: peak.utilisation_percent,
-            ..allocator
-        }
-    }
-}
-
-fn unread(error: peftlab_meter::MeterError) -> HarnessError {
-    HarnessError::Device(error.to_string())
-}
-
 /// The device's part of the memory record; the host's allocator does not count as one.
 fn on_device(device: &Device, gpu: Option<&Gpu<'_>>) -> Memory {
     let pools = device.memory_pool_usage();
@@ -511,47 +436,6 @@ fn memory(summary: &TimelineSummary, on_device: Memory) -> Memory {
         host_allocated_before: train.allocated_start_bytes,
         host_resident_peak: train.resident_peak_bytes,
         ..on_device
-    }
-}
-
-/// What a model holds before training, for the checks after it.
-struct Held {
-    fingerprints: BTreeMap<String, u64>,
-    trained: Vec<ParamInfo>,
-}
-
-impl Held {
-    fn by(model: &mut Model) -> Self {
-        let fingerprints = model.fingerprints();
-        Self { fingerprints, trained: params::infos(model).into_iter().filter(|info| info.trained).collect() }
-    }
-
-    /// Every tensor that was declared as trained must have received a gradient from the loss and an update from the
-    /// optimizer (those `updated`), and nothing that is frozen, packed weights included, may have changed by a bit.
-    /// Whether a trained one changed says nothing: the gradient or the rate may have been zero, and the weights that
-    /// are kept may be those of an early step. Returns the number of frozen tensors, and of trained ones.
-    ///
-    /// A method may bring in further tensors while it trains, and train what waited frozen.
-    fn check(&self, model: &mut Model, updated: &HashSet<ParamId>) -> Result<(u64, u64), HarnessError> {
-        if let Some(info) = self.trained.iter().find(|info| !updated.contains(&info.id)) {
-            return Err(HarnessError::Failed(format!(
-                "`{}` is declared as trained, but received no gradient: the loss does not depend on it",
-                info.name
-            )));
-        }
-        let now = model.fingerprints();
-        let trained: HashSet<String> =
-            params::infos(model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
-        let frozen = self.fingerprints.iter().filter(|(name, _)| !trained.contains(*name));
-        let mut unchanged = 0;
-        for (name, before) in frozen {
-            match now.get(name) {
-                Some(after) if after == before => unchanged += 1,
-                Some(_) => return Err(HarnessError::Failed(format!("`{name}` is frozen, but changed"))),
-                None => return Err(HarnessError::Failed(format!("`{name}` is frozen, but is gone"))),
-            }
-        }
-        Ok((unchanged, trained.len() as u64))
     }
 }
 

@@ -125,3 +125,28 @@ fn copy<M: Module>(gradients: &GradientsParams, module: &M) -> GradientsParams {
     module.visit(&mut copy);
     copy.1
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        a: Param<Tensor<1>>,
+        b: Param<Tensor<1>>,
+    }
+
+    #[test]
+    fn a_gradient_of_zero_is_one_and_no_gradient_is_none() {
+        let device = Device::flex().autodiff();
+        let param = || Param::from_data(TensorData::new(vec![1.0f32, 2.0], [2]), &device);
+        let module = Two { a: param(), b: param() };
+        let gradients = GradientsParams::from_grads((module.a.val() * 0.0).sum().backward(), &module);
+        assert_eq!(with_gradient(&gradients, &module), HashSet::from([module.a.id]));
+        let gradients =
+            GradientsParams::from_grads((module.a.val() * module.b.val()).sum().backward(), &module);
+        assert_eq!(with_gradient(&gradients, &module).len(), 2);
+    }
+}
