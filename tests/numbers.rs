@@ -49,7 +49,7 @@ const STILL: &str = "learning_rate = 1e-30\noptimizer = { name = \"sgd\" }";
 #[test]
 fn a_run_that_ends_in_nan_has_no_score() {
     let dir = tempfile::tempdir().unwrap();
-    let methods = format!("[[method]]\nname = \"full\"\n\n{LORA}training = {{ learning_rate = 1e-3 }}\n");
+    let methods = format!("[[method]]\nname = \"full\"\n\n{LORA}training = {{ learning_rate = 2e-3 }}\n");
     for (name, more) in
         [("clipped", ""), ("free", "\nmax_grad_norm = 1e38"), ("looks", "\nevaluate_every = 1")]
     {
@@ -62,7 +62,9 @@ fn a_run_that_ends_in_nan_has_no_score() {
         let table =
             std::fs::read_to_string(dir.path().join(name).with_extension("out").join("table.md")).unwrap();
         let row = table.lines().find(|line| line.starts_with("| full")).unwrap();
-        assert!(row.contains("failed") && !row.contains("**") && !table.contains("NaN"), "{table}");
+        assert!(row.contains("failed") && !row.contains("**") && !row.contains("NaN"), "{table}");
+        let row = table.lines().find(|line| line.starts_with("| lora")).unwrap();
+        assert!(row.contains("**"), "{table}");
     }
 }
 
