@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use device::{DeviceReport, Measure};
+pub use device::{DevicePeakSource, DeviceReport, Measure};
 pub use kernels::{KernelProfile, KernelTime};
 
 /// Version of the schema.
@@ -287,17 +287,6 @@ pub struct Memory {
     pub energy_joules: Option<f64>,
     /// Share of the training time in which the device ran a kernel, in percent, as NVML says.
     pub device_utilisation: Option<f64>,
-}
-
-/// Where a process's memory on a device was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DevicePeakSource {
-    /// The driver's account of the process.
-    Process,
-    /// What the device used more than before the process began, where the driver does not list the process (as in many
-    /// containers): other programs that began or ended since are in it.
-    Difference,
 }
 
 /// Checks that every run makes.
