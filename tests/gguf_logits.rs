@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use common::root;
 use peftlab_backbones::{Head, build, card};
 use peftlab_checkpoint::resolve;
-use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
+use peftlab_layers::{Builder, HeadRows, Mode, Model, ModelInput, Output, Weights};
 use serde_json::Value;
 
 #[test]
@@ -26,6 +26,7 @@ fn logits_are_those_of_transformers() {
             source: &*files.weights,
             base_prefix: card.base_prefix,
             fresh: card.fresh,
+            head: HeadRows::Kept,
             seed: 0,
         };
         let builder = Builder::new(weights, &device, DType::F32);

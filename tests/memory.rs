@@ -5,7 +5,7 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, OptimizerSpec, Stepper, Targets, loss};
+use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, loss};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Weights};
 use peftlab_meter::{CountingAllocator, allocated};
 use peftlab_peft::{Course, Registry};
@@ -53,9 +53,9 @@ fn train(name: &str, settings: Value) -> Taken {
     let before = live() - start;
 
     let ids: Vec<i64> = (0..32).map(|i| 1 + (i * 37) % 255).collect();
+    let targets = Targets::tokens(ids.clone(), [1, 32], FirstToken::Left, &device);
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 32]), &device);
-    let input = ModelInput { input_ids: ids.clone(), padding: None, token_type_ids: None };
-    let targets = Targets::Tokens(ids);
+    let input = ModelInput { input_ids: ids, padding: None, token_type_ids: None };
     let mut stepper = Stepper::new(
         &*method,
         &model,
@@ -66,10 +66,10 @@ fn train(name: &str, settings: Value) -> Taken {
     );
     allocated::reset_peak();
     for _ in 0..3 {
-        let mean = loss(model.forward(&input, Mode::Train), &targets).sum / 31.0;
+        let mean = loss(model.forward(&input, Mode::Train), &targets).sum / targets.counted() as f64;
         assert!(mean.clone().into_scalar::<f32>().is_finite());
         let gradients = GradientsParams::from_grads(mean.backward(), &model);
-        model = stepper.step(1e-3, model, gradients);
+        model = stepper.step(1e-3, model, gradients).unwrap();
     }
     Taken { base, before, peak: allocated::peak().unwrap() as usize - start }
 }

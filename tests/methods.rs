@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, OptimizerSpec, Stepper, Targets, adapter, loss};
+use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, adapter, loss};
 use peftlab_layers::params::{self, HostTensor};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
 use peftlab_peft::{Course, DynMethod, Identity, MergeKind, Registry};
@@ -62,14 +62,18 @@ fn input() -> ModelInput {
 
 fn targets(architecture: &str) -> Targets {
     match architecture {
-        "llama" => Targets::Tokens(input().input_ids),
+        "llama" => {
+            let ids = input().input_ids;
+            let shape = ids.dims();
+            Targets::tokens(ids.into_data().iter::<i64>().collect(), shape, FirstToken::Left, &device())
+        }
         _ => Targets::Classes(Tensor::from_data(TensorData::new(vec![0i64, 2, 1], [3]), &device())),
     }
 }
 
 fn mean_loss(model: &Model, architecture: &str, mode: Mode) -> Tensor<1> {
-    let counted = if architecture == "llama" { 3 * (LENGTH - 1) } else { 3 };
-    loss(model.forward(&input(), mode), &targets(architecture)).sum / counted as f64
+    let targets = targets(architecture);
+    loss(model.forward(&input(), mode), &targets).sum / targets.counted() as f64
 }
 
 fn logits(model: &Model) -> Vec<f32> {
@@ -275,7 +279,7 @@ fn overfit(architecture: &str, method: &dyn DynMethod, learning_rate: f64) -> Re
         }
         let total = stepper.with_extra_loss(mean, 1.0, &mut model);
         let gradients = GradientsParams::from_grads(total.backward(), &model);
-        model = stepper.step(learning_rate, model, gradients);
+        model = stepper.step(learning_rate, model, gradients).unwrap();
     }
     Ok(least)
 }

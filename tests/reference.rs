@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use common::root;
 use peftlab_backbones::{Bert, BertConfig, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, Safetensors, TensorSource, resolve};
-use peftlab_harness::{Targets, loss};
+use peftlab_harness::{FirstToken, Targets, loss};
 use peftlab_layers::{Builder, Context, HeadRows, Mode, Model, ModelInput, Weights};
 use serde::Deserialize;
 use serde_json::Value;
@@ -68,10 +68,12 @@ fn smollm2_from_gguf_has_the_perplexity_that_transformers_finds() {
     let ids: Vec<i64> =
         reference["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
     let window = |ids: &[i64]| {
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [1, ids.len()]), &device);
-        let input = ModelInput { input_ids: tokens.clone(), padding: None, token_type_ids: None };
-        let sum = loss(model.forward(&input, Mode::Evaluate), &Targets::Tokens(tokens)).sum;
-        f64::from(sum.into_scalar::<f32>()) / (ids.len() - 1) as f64
+        let shape = [1, ids.len()];
+        let targets = Targets::tokens(ids.to_vec(), shape, FirstToken::Left, &device);
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), shape), &device);
+        let input = ModelInput { input_ids: tokens, padding: None, token_type_ids: None };
+        let sum = loss(model.forward(&input, Mode::Evaluate), &targets).sum;
+        f64::from(sum.into_scalar::<f32>()) / targets.counted() as f64
     };
     let losses: Vec<f64> = ids.chunks(512).map(window).collect();
     for (count, key) in [(1, "perplexity_512"), (4, "perplexity_2048")] {

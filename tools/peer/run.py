@@ -177,7 +177,7 @@ def run_cell(experiment, path, out, cell):
                       tokens_per_second=spread([entry["tokens"] / entry["seconds"] for entry in timed]),
                       samples_per_second=spread([batch / entry["seconds"] for entry in timed])),
             memory=memory,
-            checks=dict(frozen_unchanged=0, trained_changed=0, step0_difference=0.0),
+            checks=dict(frozen_unchanged=0, trained_updated=0, step0_difference=0.0),
             weights_digest="", losses_digest=digest),
         environment=dict(device=torch.cuda.get_device_name(device) if gpu else "cpu", threads=torch.get_num_threads(),
                          jobs=1, os=f"{platform.system().lower()} {platform.machine()}", cpu=None, version=program,

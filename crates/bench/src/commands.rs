@@ -24,7 +24,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::List { what, json } => list(*what, *json, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
         Command::Cell { file, index, identity, out, trial } => {
-            let plan = Plan::read(file, registry)?;
+            let plan = Plan::read_for_cell(file, registry, *index, *trial)?;
             let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
             let cell = cells.iter().find(|cell| (cell.index, &cell.identity) == (*index, identity));
             run_cell(&plan, cell, out)

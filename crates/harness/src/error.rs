@@ -60,6 +60,13 @@ impl HarnessError {
         Self::Input { path: path.to_owned(), message: message.into() }
     }
 
+    /// A run whose numbers ended: `what` says which, and where. It is failed, and has no score.
+    pub(crate) fn diverged(what: &str, learning_rate: f64) -> Self {
+        Self::Failed(format!(
+            "{what}: training diverged; lower learning_rate ({learning_rate:e}) or clip with max_grad_norm"
+        ))
+    }
+
     /// `path` cannot be read.
     pub fn read(path: &Path, error: &std::io::Error) -> Self {
         Self::input(path, format!("cannot be read: {error}"))

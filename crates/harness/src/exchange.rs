@@ -11,7 +11,7 @@ use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::plan::Plan;
-use crate::run::Scorer;
+use crate::run::{Scorer, TEST, VALIDATION};
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`.
 ///
@@ -77,15 +77,17 @@ pub fn import(
     let attached = Attached::new(model, &*method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
     let file = dir.join("adapter_model.safetensors");
-    let model = adapter::load(attached.model, &attached.outline, &file)?.valid();
-    let scorer = Scorer { plan, data, head: &plan.heads[index], training: &plan.experiment.training };
-    let feeder = scorer.feeder(&*method, &device);
+    let mut model = adapter::load(attached.model, &attached.outline, &file)?.valid();
+    let (task, head) = (&plan.experiment.tasks[index], &plan.heads[index]);
+    let virtual_tokens = method.virtual_tokens();
+    let training = &plan.experiment.training;
+    let scorer = Scorer { plan, task, data, head, virtual_tokens, training };
+    let feeder = scorer.feeder(&mut model, &device);
     let mut scores = Vec::new();
-    let splits = [("validation", Some(&data.validation)), ("test", data.test.as_ref())];
+    let splits = [(VALIDATION, Some(&data.validation)), (TEST, data.test.as_ref())];
     for (name, split) in splits.into_iter().filter_map(|(name, split)| Some((name, split?))) {
-        scores.extend(
-            scorer.scores(&scorer.evaluate(&model, split, &feeder)).into_iter().map(|score| (name, score)),
-        );
+        let evaluation = scorer.evaluate(&model, (name, split), &feeder)?;
+        scores.extend(scorer.scores(&evaluation).into_iter().map(|score| (name, score)));
     }
     Ok(scores)
 }

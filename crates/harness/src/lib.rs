@@ -2,10 +2,12 @@
 
 pub mod adapter;
 mod attach;
+mod checks;
 pub mod device;
 mod error;
 pub mod exchange;
 mod experiment;
+mod gpu;
 pub mod grid;
 mod kernels;
 mod labels;
@@ -25,7 +27,7 @@ mod train;
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
 pub use experiment::{DtypeSpec, Experiment, HeadSpec, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
-pub use loss::{Loss, Targets, loss};
+pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
 pub use source::{ModelSource, TaskHead};
 pub use step::Stepper;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
-use crate::loss::{Targets, loss};
+use crate::loss::{FirstToken, Targets, loss};
 use crate::optimizer::OptimizerSpec;
 use crate::step::Stepper;
 
@@ -196,15 +196,16 @@ struct Run<'a> {
 impl Run<'_> {
     fn check(&self, check: &mut Check) -> Result<(), HarnessError> {
         let expected = Safetensors::open(&[self.dir.join("expected.safetensors")])?;
-        let (input, targets, counted) = self.data()?;
-        let attached = Attached::new(self.model(&expected)?, self.method, 0, &self.device)
+        let mut attached = Attached::new(self.model(&expected)?, self.method, 0, &self.device)
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
+        // as in PEFT, whose last virtual token predicts a row's first one
+        let (input, targets) = self.data(FirstToken::with(&mut attached.model, true))?;
         let before = named(&expected, "before.")?;
         let mut problems = same_names(&before, &attached.model);
         let values = before.into_iter().chain(self.buffers(&attached)?).collect();
         let (mut model, _) = params::assign(attached.model, &values)
             .map_err(|error| HarnessError::input(self.dir, error.to_string()))?;
-        let frozen = params::fingerprints(&model);
+        let frozen = model.fingerprints();
         let trained: usize = params::infos(&model)
             .iter()
             .filter(|p| p.trained)
@@ -221,20 +222,20 @@ impl Run<'_> {
         let optimizer = OptimizerSpec::AdamW { betas, eps, weight_decay };
         let course = Course { steps, seed: 0 };
         let mut stepper = Stepper::new(self.method, &model, &attached.outline, &optimizer, None, course);
-        let batch = Batch { input: &input, targets: &targets, counted };
+        let batch = Batch { input: &input, targets: &targets };
         let (first, gradients) = self.backward(&mut model, &stepper, batch);
         errors.add("loss", (first - f64::from(expected.read_f32("loss")?[0])).abs(), loss_tolerance);
         let gradients = params::gradients(&model, &gradients);
         errors.relative("grad", &gradients, &named(&expected, "grad.")?, grad_relative);
 
-        let (mut model, losses) = self.train(model, &mut stepper, batch);
+        let (mut model, losses) = self.train(model, &mut stepper, batch)?;
         for (loss, expected) in losses.iter().zip(expected.read_f32("losses")?) {
             errors.add("losses", (loss - f64::from(expected)).abs(), loss_tolerance);
         }
         let now = params::tensors(&model, |info| info.trained);
         errors.absolute("after", &now, &named(&expected, "after.")?, after);
         errors.logits("logits_after", &model, &expected, "logits_after", after)?;
-        problems.extend(changed(&frozen, &model));
+        problems.extend(changed(&frozen, &mut model));
         let mut baked = model.clone();
         baked.bake();
         errors.logits("baked", &baked, &expected, "logits_after", after)?;
@@ -282,8 +283,8 @@ impl Run<'_> {
         Ok(Model::new(build(&config, head, &Builder::new(weights, &self.device, DType::F32))?))
     }
 
-    /// The batch, what it should give, and how many rows or tokens count.
-    fn data(&self) -> Result<(ModelInput, Targets, f64), HarnessError> {
+    /// The batch, and what it should give.
+    fn data(&self, first: FirstToken) -> Result<(ModelInput, Targets), HarnessError> {
         let data = Safetensors::open(&[self.dir.join("data.safetensors")])?;
         let shape = |name: &str| data.info(name).map(|info| info.shape).unwrap_or_default();
         let plain = self.device.clone();
@@ -298,19 +299,15 @@ impl Run<'_> {
         let padded = mask.contains(&0);
         let padding = padded.then(|| matrix(mask, &mask_shape).equal_elem(0));
         let (labels, labels_shape) = integers("labels")?;
-        let (targets, counted) = match labels_shape[..] {
-            [_, length] => {
-                let counts = |(i, label): (usize, &i64)| *label >= 0 && i % length > 0;
-                let counted = labels.iter().enumerate().filter(|pair| counts(*pair)).count();
-                (Targets::Tokens(matrix(labels, &labels_shape)), counted)
-            }
+        let targets = match labels_shape[..] {
+            [rows, length] => Targets::tokens(labels, [rows, length], first, &plain),
             _ => {
                 let rows = labels.len();
-                (Targets::Classes(Tensor::from_data(TensorData::new(labels, [rows]), &plain)), rows)
+                Targets::Classes(Tensor::from_data(TensorData::new(labels, [rows]), &plain))
             }
         };
         let input = ModelInput { input_ids: matrix(ids, &ids_shape), padding, token_type_ids: None };
-        Ok((input, targets, counted as f64))
+        Ok((input, targets))
     }
 
     fn adapter_file(&self) -> PathBuf {
@@ -338,13 +335,19 @@ impl Run<'_> {
             BundleMode::Evaluate => Mode::Evaluate,
             BundleMode::Train => Mode::Train,
         };
-        let mean = loss(model.forward(batch.input, mode), batch.targets).sum / batch.counted;
+        let sum = loss(model.forward(batch.input, mode), batch.targets).sum;
+        let mean = sum / batch.targets.counted() as f64;
         let total = stepper.with_extra_loss(mean, 1.0, model);
         let value = f64::from(total.clone().into_scalar::<f32>());
         (value, total.backward())
     }
 
-    fn train(&self, mut model: Model, stepper: &mut Stepper, batch: Batch<'_>) -> (Model, Vec<f64>) {
+    fn train(
+        &self,
+        mut model: Model,
+        stepper: &mut Stepper,
+        batch: Batch<'_>,
+    ) -> Result<(Model, Vec<f64>), HarnessError> {
         let Steps { lr, steps, .. } = self.bundle.optimizer;
         let mut losses = Vec::new();
         for _ in 0..steps {
@@ -352,9 +355,9 @@ impl Run<'_> {
             let (value, gradients) = self.backward(&mut model, stepper, batch);
             losses.push(value);
             let gradients = GradientsParams::from_grads(gradients, &model);
-            model = stepper.step(lr, model, gradients);
+            model = stepper.step(lr, model, gradients)?;
         }
-        (model, losses)
+        Ok((model, losses))
     }
 }
 
@@ -363,8 +366,6 @@ impl Run<'_> {
 struct Batch<'a> {
     input: &'a ModelInput,
     targets: &'a Targets,
-    /// Rows or tokens that count.
-    counted: f64,
 }
 
 /// Collects the largest error of each kind over its tolerance.
@@ -482,11 +483,11 @@ fn same_names(theirs: &Named, model: &Model) -> Vec<String> {
     extra.chain(missing).collect()
 }
 
-fn changed(before: &BTreeMap<String, u64>, model: &Model) -> Vec<String> {
-    let after = params::fingerprints(model);
-    let infos = params::infos(model);
-    // a method may bring in further tensors while it trains
-    let moved = |name: &String| before.get(name).is_some_and(|old| Some(old) != after.get(name));
-    let frozen = infos.iter().filter(|info| !info.trained && moved(&info.name));
-    frozen.map(|info| format!("frozen `{}` changed", info.name)).collect()
+fn changed(before: &BTreeMap<String, u64>, model: &mut Model) -> Vec<String> {
+    let after = model.fingerprints();
+    let trained: BTreeSet<String> =
+        params::infos(model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
+    let frozen = before.iter().filter(|(name, _)| !trained.contains(*name));
+    let moved = frozen.filter(|(name, old)| after.get(*name).is_some_and(|new| new != *old));
+    moved.map(|(name, _)| format!("frozen `{name}` changed")).collect()
 }

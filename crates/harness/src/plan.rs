@@ -40,12 +40,22 @@ pub struct Plan {
     pub warnings: Vec<Vec<String>>,
     /// Digest of the program.
     program: String,
+    part: Part,
+}
+
+/// Which of an experiment's tasks a plan has.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Tasks in the experiment's file.
+    tasks: usize,
+    /// The place there of the plan's first task.
+    first: usize,
 }
 
 /// One run: a method on a task with a seed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// Its place in the grid, and in the plan's list, which is that of the trials for a trial.
+    /// Its place in the grid of the whole experiment, or among its trials.
     pub index: usize,
     /// Whether it is a trial of the search: it leaves the test set alone.
     pub trial: bool,
@@ -127,6 +137,16 @@ impl Plan {
     /// # Errors
     /// Where something is missing or wrong.
     pub fn new(experiment: Experiment, device: OpenDevice, program: &str) -> Result<Self, HarnessError> {
+        let part = Part { tasks: experiment.tasks.len(), first: 0 };
+        Self::of_part(experiment, part, device, program)
+    }
+
+    fn of_part(
+        experiment: Experiment,
+        part: Part,
+        device: OpenDevice,
+        program: &str,
+    ) -> Result<Self, HarnessError> {
         let source = ModelSource::read(&experiment)?;
         let data = load_data(&experiment, &source)?;
         let heads = experiment.tasks.iter().zip(&data).map(|(task, data)| source.head(task, data));
@@ -137,7 +157,8 @@ impl Plan {
             [&source.warnings[..], &head.warnings, &data.warnings].concat()
         };
         let warnings = data.iter().zip(&heads).map(of_task).collect();
-        let mut plan = Self { experiment, source, data, heads, device, cells, trials, warnings, program };
+        let mut plan =
+            Self { experiment, source, data, heads, device, cells, trials, warnings, program, part };
         plan.check_training()?;
         plan.expand()?;
         Ok(plan)
@@ -151,6 +172,34 @@ impl Plan {
         let experiment = Experiment::read(path, registry)?;
         let device = OpenDevice::named(&experiment.device)?;
         Self::new(experiment, device, &program_digest()?)
+    }
+
+    /// As [`read`](Self::read), with the one task that the cell at `index` of the grid is of (that trial, for a
+    /// `trial`): no other task's data is read, and the plan's cells are those of that task, each the same as in the
+    /// whole plan.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_for_cell(
+        path: &Path,
+        registry: &Registry,
+        index: usize,
+        trial: bool,
+    ) -> Result<Self, HarnessError> {
+        let mut experiment = Experiment::read(path, registry)?;
+        let tasks = experiment.tasks.len();
+        let rates =
+            experiment.search.as_ref().filter(|_| trial).map_or(1, |search| search.learning_rate.len());
+        // rates within methods within tasks within seeds, as `expand` makes them
+        let first = index / (experiment.methods.len() * rates).max(1) % tasks.max(1);
+        experiment.tasks = experiment.tasks.drain(..).skip(first).take(1).collect();
+        let device = OpenDevice::named(&experiment.device)?;
+        Self::of_part(experiment, Part { tasks, first }, device, &program_digest()?)
+    }
+
+    /// The place in the experiment's file of the plan's task `index`.
+    pub fn task_in_file(&self, index: usize) -> usize {
+        self.part.first + index
     }
 
     /// Reads an experiment file and plans it, on a machine that need not have its device.
@@ -193,23 +242,27 @@ impl Plan {
 
     fn expand(&mut self) -> Result<(), HarnessError> {
         let places = self.places()?;
+        let methods = self.experiment.methods.len();
+        let in_grid = |place: &Place| self.task_in_file(place.task_index) * methods + place.row;
         let mut cells = Vec::new();
-        for seed in &self.experiment.seeds {
+        for (number, seed) in self.experiment.seeds.iter().enumerate() {
             for place in &places {
                 let mut training = self.experiment.methods[place.row].training.clone();
                 // without a rate until the trials have chosen one
                 training.learning_rate =
                     if self.experiment.search.is_some() { f64::NAN } else { training.learning_rate };
-                cells.push(self.cell(cells.len(), place, *seed, training, false));
+                let index = number * self.part.tasks * methods + in_grid(place);
+                cells.push(self.cell(index, place, *seed, training, false));
             }
         }
         let mut trials = Vec::new();
         if let Some((search, seed)) = self.search() {
             for place in &places {
-                for rate in &search.learning_rate {
+                for (number, rate) in search.learning_rate.iter().enumerate() {
                     let mut training = self.experiment.methods[place.row].training.clone();
                     training.learning_rate = *rate;
-                    trials.push(self.cell(trials.len(), place, seed, training, true));
+                    let index = in_grid(place) * search.learning_rate.len() + number;
+                    trials.push(self.cell(index, place, seed, training, true));
                 }
             }
         }

@@ -8,20 +8,22 @@ use burn::module::Module;
 use burn::tensor::Device;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model, Output};
-use peftlab_meter::{Nvml, NvmlSampler, Timeline, TimelineSummary, percentile};
+use peftlab_meter::{Timeline, TimelineSummary, percentile};
 use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
     Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, SplitInfo, Spread,
     Status, Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
 };
-use peftlab_tasks::{Metric, Split, SplitCounts, TaskData, score};
+use peftlab_tasks::{Metric, Split, SplitCounts, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
 
 use crate::adapter;
 use crate::attach::Attached;
-use crate::device::OpenDevice;
+use crate::checks::Held;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
+use crate::gpu::Gpu;
+use crate::loss::FirstToken;
 use crate::plan::{Cell, Plan, hex};
 use crate::source::TaskHead;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
@@ -48,7 +50,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
             metric: metric.name().to_owned(),
             higher_is_better: metric.higher_is_better(),
             in_points: metric.in_points(),
-            index: cell.task_index,
+            index: plan.task_in_file(cell.task_index),
             digest: data.digest.clone(),
             splits: data.splits.iter().map(split_info).collect(),
         },
@@ -108,7 +110,9 @@ pub fn run_cell(
     let mut record = empty_record(plan, cell, program);
     let training = &cell.training;
     let (data, head) = (&plan.data[cell.task_index], &plan.heads[cell.task_index]);
-    let run = Run { cell, scorer: Scorer { plan, data, head, training } };
+    let task = &plan.experiment.tasks[cell.task_index];
+    let virtual_tokens = plan.experiment.methods[cell.row].method.virtual_tokens();
+    let run = Run { cell, scorer: Scorer { plan, task, data, head, virtual_tokens, training } };
     let outcome = run.measure(event)?;
     let path = out.join(cell.folder()).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
@@ -133,29 +137,51 @@ struct Run<'a> {
 /// Evaluates models on a task.
 pub(crate) struct Scorer<'a> {
     pub(crate) plan: &'a Plan,
+    pub(crate) task: &'a TaskSpec,
     pub(crate) data: &'a TaskData,
     pub(crate) head: &'a TaskHead,
+    /// Those that the method puts before every sequence.
+    pub(crate) virtual_tokens: usize,
     pub(crate) training: &'a TrainingSpec,
 }
 
 impl Scorer<'_> {
-    /// Batches for the network with `method` on it.
-    pub(crate) fn feeder(&self, method: &dyn DynMethod, device: &Device) -> Feeder {
+    /// What feeds `model`.
+    pub(crate) fn feeder(&self, model: &mut Model, device: &Device) -> Feeder {
         let config = &self.plan.source.config;
         let outline = &self.head.outline;
         Feeder {
             room: match outline.rotary {
                 true => usize::MAX,
-                false => outline.dimensions.positions.saturating_sub(method.virtual_tokens()),
+                false => outline.dimensions.positions.saturating_sub(self.virtual_tokens),
             },
             pad: self.plan.source.padding(),
             device: device.clone(),
             token_types: config["type_vocab_size"].as_u64().is_some_and(|types| types > 1),
+            first: FirstToken::with(model, self.task.score_first_token),
         }
     }
 
-    pub(crate) fn evaluate(&self, model: &Model, split: &Split, feeder: &Feeder) -> Evaluation {
-        evaluate(model, split, self.training.evaluate_batch_size, self.data.classes.len(), feeder)
+    /// Evaluates `model` on the split of this name.
+    ///
+    /// # Errors
+    /// Where an answer of the model is no finite number.
+    pub(crate) fn evaluate(
+        &self,
+        model: &Model,
+        (name, split): (&str, &Split),
+        feeder: &Feeder,
+    ) -> Result<Evaluation, HarnessError> {
+        let (batch, classes) = (self.training.evaluate_batch_size, self.data.classes.len());
+        evaluate(model, split, name, batch, classes, feeder)
+    }
+
+    /// Evaluates `model` on the validation set.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub(crate) fn validate(&self, model: &Model, feeder: &Feeder) -> Result<Evaluation, HarnessError> {
+        self.evaluate(model, (VALIDATION, &self.data.validation), feeder)
     }
 
     pub(crate) fn scores(&self, evaluation: &Evaluation) -> Vec<Score> {
@@ -171,6 +197,10 @@ impl Scorer<'_> {
         self.data.metrics.iter().map(one).collect()
     }
 }
+
+/// What the splits are called that are scored.
+pub(crate) const VALIDATION: &str = "validation";
+pub(crate) const TEST: &str = "test";
 
 struct Outcome {
     model: Model,
@@ -198,19 +228,22 @@ impl Run<'_> {
         let (mut attached, step0_difference) = self.attach(&device)?;
         self.check_count(&attached)?;
         let base_bytes = attached.base_bytes() as u64;
-        let feeder = self.scorer.feeder(self.method(), &device);
-        let fingerprints = params::fingerprints(&attached.model);
-        let mut validation_loss = |model: &Model| -> Result<f64, HarnessError> {
-            phase("evaluate")?;
-            let loss = self.scorer.evaluate(&model.valid(), &self.scorer.data.validation, &feeder).loss;
-            phase("train")?;
-            Ok(loss)
-        };
+        let feeder = self.scorer.feeder(&mut attached.model, &device);
+        let held = Held::by(&mut attached.model);
+        phase("evaluate")?;
         let before = match self.scorer.training.evaluate_start {
-            true => Some(validation_loss(&attached.model)?),
+            true => Some(self.scorer.validate(&attached.model.valid(), &feeder)?.loss),
             false => None,
         };
         let gpu = Gpu::watch(&self.scorer.plan.device)?;
+        let mut look = |model: &Model| -> Result<f64, HarnessError> {
+            phase("evaluate")?;
+            gpu.iter().try_for_each(Gpu::pause)?;
+            let evaluation = self.after_training(self.scorer.validate(&model.valid(), &feeder))?;
+            gpu.iter().try_for_each(Gpu::resume)?;
+            phase("train")?;
+            Ok(evaluation.loss)
+        };
         phase("train")?;
         let trainer = Trainer {
             method: self.method(),
@@ -219,21 +252,26 @@ impl Run<'_> {
             seed: self.cell.seed,
             feeder: &feeder,
         };
-        let (mut model, history) =
-            trainer.train(attached.model, &self.scorer.data.train, &mut validation_loss, event)?;
+        let (model, history) = trainer.train(attached.model, &self.scorer.data.train, &mut look, event)?;
         phase("check")?;
         let on_device = on_device(&device, gpu.as_ref());
-        let (frozen_unchanged, trained_changed) = check_changes(&fingerprints, &model)?;
+        let mut attached = Attached { model, outline: attached.outline };
+        let (frozen_unchanged, trained_updated) = held.check(&mut attached.model, &history.updated)?;
+        self.check_finite(&attached.model)?;
+        let parameters_end =
+            attached.parameters(self.method()).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
+        let Attached { mut model, .. } = attached;
         let trained = params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name);
         let own = trained.chain(self.scorer.head.drawn.iter().cloned()).collect();
         model.bake();
 
         phase("evaluate")?;
         let valid = model.valid();
-        let validation = self.scorer.evaluate(&valid, &self.scorer.data.validation, &feeder);
+        let validation = self.after_training(self.scorer.validate(&valid, &feeder))?;
         // a trial chooses by validation: it never sees the test set
         let test = self.scorer.data.test.as_ref().filter(|_| !self.cell.trial);
-        let test = test.map(|split| self.scorer.evaluate(&valid, split, &feeder));
+        let test = test.map(|split| self.scorer.evaluate(&valid, (TEST, split), &feeder)).transpose();
+        let test = self.after_training(test)?;
         let merged = self.merged(&valid, &feeder)?;
         phase("end")?;
 
@@ -243,14 +281,32 @@ impl Run<'_> {
             validation: self.scorer.scores(&validation),
             test: test.as_ref().map(|test| self.scorer.scores(test)).unwrap_or_default(),
             merged,
+            parameters_end: Some(parameters_end),
             time: self.time(&history, &summary),
             kernels: history.kernels.clone(),
             memory: Memory { base_bytes: Some(base_bytes), ..memory(&summary, on_device) },
-            checks: Checks { frozen_unchanged, trained_changed, step0_difference },
+            checks: Checks { frozen_unchanged, trained_updated, step0_difference },
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
         Ok(Outcome { model, own, history, evaluation: test.unwrap_or(validation), measured })
+    }
+
+    /// Says of an evaluation that failed after training began what to do.
+    fn after_training<T>(&self, evaluation: Result<T, HarnessError>) -> Result<T, HarnessError> {
+        evaluation
+            .map_err(|error| HarnessError::diverged(&error.to_string(), self.scorer.training.learning_rate))
+    }
+
+    /// No weight that was trained may be NaN or infinite.
+    fn check_finite(&self, model: &Model) -> Result<(), HarnessError> {
+        match params::not_finite(model, |info| info.trained) {
+            Some(name) => Err(HarnessError::diverged(
+                &format!("`{name}` holds a value that is no finite number after the last step"),
+                self.scorer.training.learning_rate,
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Validation with the method merged, in every way that there is, if the experiment asks for it.
@@ -267,17 +323,20 @@ impl Run<'_> {
             let label = &self.cell.label;
             HarnessError::Failed(format!("`{label}` cannot be merged at {place}, though its card says so"))
         };
-        let evaluated = |into: &str, model: &Model| {
-            let evaluation = self.scorer.evaluate(model, &self.scorer.data.validation, feeder);
+        let evaluated = |into: &str, model: &Model| -> Result<MergedLoss, HarnessError> {
+            let evaluation = self
+                .scorer
+                .validate(model, feeder)
+                .map_err(|error| HarnessError::Failed(format!("merged into {into}: {error}")))?;
             let (loss, validation) = (evaluation.loss, self.scorer.scores(&evaluation));
-            MergedLoss { into: into.to_owned(), validation_loss: loss, validation }
+            Ok(MergedLoss { into: into.to_owned(), validation_loss: loss, validation })
         };
         let mut merged = model.clone();
         merged.merge().map_err(failed)?;
-        let mut all = vec![evaluated(into, &merged)];
+        let mut all = vec![evaluated(into, &merged)?];
         let mut packed = model.clone();
         if packed.merge_packed().map_err(failed)? > 0 {
-            all.push(evaluated("re-quantised weights", &packed));
+            all.push(evaluated("re-quantised weights", &packed)?);
         }
         Ok(all)
     }
@@ -288,12 +347,12 @@ impl Run<'_> {
 
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
-        let model = self.scorer.plan.source.build(self.scorer.head, self.cell.seed, device)?;
+        let mut model = self.scorer.plan.source.build(self.scorer.head, self.cell.seed, device)?;
         let method = self.method();
-        let before = self.first_logits(&model, device);
-        let attached = Attached::new(model, method, self.cell.seed, device)
+        let before = self.first_logits(&mut model, device);
+        let mut attached = Attached::new(model, method, self.cell.seed, device)
             .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;
-        let after = self.first_logits(&attached.model, device);
+        let after = self.first_logits(&mut attached.model, device);
         // virtual tokens come first: the last logits are those of the same tokens
         let both = before.iter().rev().zip(after.iter().rev());
         let difference = both.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
@@ -301,8 +360,8 @@ impl Run<'_> {
     }
 
     /// Logits of one example, for the comparison at step 0.
-    fn first_logits(&self, model: &Model, device: &Device) -> Vec<f32> {
-        let batch = self.scorer.feeder(self.method(), device).feed_one(&self.scorer.data.train.examples[0]);
+    fn first_logits(&self, model: &mut Model, device: &Device) -> Vec<f32> {
+        let batch = self.scorer.feeder(model, device).feed_one(&self.scorer.data.train.examples[0]);
         let values = match model.valid().forward(&batch, Mode::Evaluate) {
             Output::Sequence(logits) => logits.into_data(),
             Output::Tokens(logits) => logits.into_data(),
@@ -376,39 +435,6 @@ fn switch(timeline: &mut Timeline, name: &str) -> Result<(), HarnessError> {
     timeline.start(name).map_err(failed)
 }
 
-/// What a GPU says of itself while training.
-struct Gpu<'a> {
-    nvml: &'a Nvml,
-    sampler: NvmlSampler,
-    /// Millijoules on the counter when training began.
-    energy: Option<u64>,
-}
-
-impl<'a> Gpu<'a> {
-    /// Looks from now on; none on the host's processor. What loading has left unused in the pools is given back
-    /// first, so that the peak is that of training.
-    fn watch(device: &'a OpenDevice) -> Result<Option<Self>, HarnessError> {
-        let Some(nvml) = &device.nvml else { return Ok(None) };
-        device.tensors.memory_cleanup();
-        let failed = |error: peftlab_meter::MeterError| HarnessError::Device(error.to_string());
-        let energy = nvml.energy_millijoules().map_err(failed)?;
-        Ok(Some(Self { nvml, sampler: NvmlSampler::start(nvml).map_err(failed)?, energy }))
-    }
-
-    /// What the driver says, beside what the allocator does.
-    fn read(&self, allocator: Memory) -> Memory {
-        let energy = self.nvml.energy_millijoules().ok().flatten();
-        let spent = energy.zip(self.energy).map(|(end, start)| end.saturating_sub(start) as f64 / 1e3);
-        let peak = self.sampler.peak();
-        Memory {
-            device_process_peak: peak.process.map(|memory| memory.bytes),
-            energy_joules: spent,
-            device_utilisation: peak.utilisation_percent,
-            ..allocator
-        }
-    }
-}
-
 /// The device's part of the memory record; the host's allocator does not count as one.
 fn on_device(device: &Device, gpu: Option<&Gpu<'_>>) -> Memory {
     let pools = device.memory_pool_usage();
@@ -434,35 +460,6 @@ fn memory(summary: &TimelineSummary, on_device: Memory) -> Memory {
         host_resident_peak: train.resident_peak_bytes,
         ..on_device
     }
-}
-
-/// No frozen tensor may change by a bit, and every trained one must.
-fn check_changes(
-    before: &std::collections::BTreeMap<String, u64>,
-    model: &Model,
-) -> Result<(u64, u64), HarnessError> {
-    let after = params::fingerprints(model);
-    let (mut frozen, mut trained) = (0, 0);
-    for info in params::infos(model) {
-        let same = before.get(&info.name) == after.get(&info.name);
-        match (info.trained, same) {
-            (true, false) => trained += 1,
-            (false, true) => frozen += 1,
-            (true, true) => {
-                return Err(HarnessError::Failed(format!(
-                    "`{}` is declared as trained, but did not change: the loss does not depend on it, or the \
-                     learning rate is too small",
-                    info.name
-                )));
-            }
-            // a method may bring in further tensors while it trains
-            (false, false) if !before.contains_key(&info.name) => {}
-            (false, false) => {
-                return Err(HarnessError::Failed(format!("`{}` is frozen, but changed", info.name)));
-            }
-        }
-    }
-    Ok((frozen, trained))
 }
 
 fn weights_digest(model: &Model) -> String {

@@ -1,11 +1,14 @@
 //! One optimizer step as a method wants it: its policy's hooks around the optimizer with its learning rates.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use peftlab_layers::Model;
 use peftlab_peft::{Course, DynMethod, Outline, Policy};
 
+use crate::error::HarnessError;
 use crate::optimizer::{OptimizerSpec, clip_global_norm};
 
 /// A model's optimizer, with what its method does around the steps.
@@ -14,6 +17,7 @@ pub struct Stepper {
     policy: Option<Box<dyn Policy>>,
     max_grad_norm: Option<f64>,
     done: usize,
+    updated: HashSet<ParamId>,
 }
 
 impl Stepper {
@@ -31,6 +35,7 @@ impl Stepper {
             policy: method.policy(course),
             max_grad_norm,
             done: 0,
+            updated: HashSet::new(),
         }
     }
 
@@ -49,22 +54,61 @@ impl Stepper {
         }
     }
 
+    /// The parameters that, in one step or more, the loss gave a gradient and the optimizer an update. Either may be
+    /// zero: a key's bias has no influence on the loss but by rounding, and a schedule begins at a rate of zero.
+    pub fn updated(&self) -> &HashSet<ParamId> {
+        &self.updated
+    }
+
     /// The model after a step along `gradients`.
-    pub fn step(&mut self, learning_rate: f64, mut model: Model, mut gradients: GradientsParams) -> Model {
+    ///
+    /// # Errors
+    /// Where clipping finds that the gradients' norm is no finite number.
+    pub fn step(
+        &mut self,
+        learning_rate: f64,
+        mut model: Model,
+        mut gradients: GradientsParams,
+    ) -> Result<Model, HarnessError> {
         if let Some(limit) = self.max_grad_norm {
-            (gradients, _) = clip_global_norm(gradients, &model, limit);
+            let norm;
+            (gradients, norm) = clip_global_norm(gradients, &model, limit);
+            if !norm.is_finite() {
+                let step = self.done;
+                return Err(HarnessError::Failed(format!(
+                    "the gradients' norm became {norm} at step {step}"
+                )));
+            }
         }
         self.done += 1;
+        let of_loss = with_gradient(&gradients, &model);
         let Some(policy) = &mut self.policy else {
-            return self.optimizer.step(learning_rate, model, gradients);
+            self.updated.extend(of_loss);
+            return Ok(self.optimizer.step(learning_rate, model, gradients));
         };
         // the optimizer consumes its gradients, and the policy may want to see them afterwards
         let seen = copy(&gradients, &model);
         let gradients = policy.gradients(&mut model, gradients);
+        self.updated.extend(with_gradient(&gradients, &model).intersection(&of_loss));
         let mut model = self.optimizer.step(learning_rate, model, gradients);
         policy.after_step(&mut model, &seen, self.done);
-        model
+        Ok(model)
     }
+}
+
+/// The parameters of `module` that have a gradient, be it zero.
+fn with_gradient<M: Module>(gradients: &GradientsParams, module: &M) -> HashSet<ParamId> {
+    struct Ids<'a>(&'a GradientsParams, HashSet<ParamId>);
+    impl ModuleVisitor for Ids<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.0.get::<D>(param.id).is_some() {
+                self.1.insert(param.id);
+            }
+        }
+    }
+    let mut ids = Ids(gradients, HashSet::new());
+    module.visit(&mut ids);
+    ids.1
 }
 
 /// The same gradients once more: tensors are handles, so this costs no memory.
@@ -80,4 +124,29 @@ fn copy<M: Module>(gradients: &GradientsParams, module: &M) -> GradientsParams {
     let mut copy = Copy(gradients, GradientsParams::new());
     module.visit(&mut copy);
     copy.1
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        a: Param<Tensor<1>>,
+        b: Param<Tensor<1>>,
+    }
+
+    #[test]
+    fn a_gradient_of_zero_is_one_and_no_gradient_is_none() {
+        let device = Device::flex().autodiff();
+        let param = || Param::from_data(TensorData::new(vec![1.0f32, 2.0], [2]), &device);
+        let module = Two { a: param(), b: param() };
+        let gradients = GradientsParams::from_grads((module.a.val() * 0.0).sum().backward(), &module);
+        assert_eq!(with_gradient(&gradients, &module), HashSet::from([module.a.id]));
+        let gradients =
+            GradientsParams::from_grads((module.a.val() * module.b.val()).sum().backward(), &module);
+        assert_eq!(with_gradient(&gradients, &module).len(), 2);
+    }
 }

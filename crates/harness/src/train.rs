@@ -1,5 +1,8 @@
 //! The training loop and the evaluation, for one cell.
 
+use std::collections::HashSet;
+
+use burn::module::ParamId;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peftlab_layers::{Mode, Model, ModelInput, Output};
@@ -16,20 +19,18 @@ use crate::device;
 use crate::error::HarnessError;
 use crate::experiment::TrainingSpec;
 use crate::kernels::KernelWatch;
-use crate::loss::{Targets, loss};
+use crate::loss::{FirstToken, Targets, loss};
 use crate::step::Stepper;
 
 /// A batch on the device.
 struct DeviceBatch {
     input: ModelInput,
     targets: Targets,
-    /// Rows, or tokens that count: what the loss is a mean over.
-    counted: usize,
     /// Tokens that are not padding.
     tokens: usize,
 }
 
-/// What a task's network needs of its data set: the padding token.
+/// What a task's network needs of its data set.
 #[derive(Clone, Debug)]
 pub(crate) struct Feeder {
     /// Longest row that the network has positions for.
@@ -40,6 +41,8 @@ pub(crate) struct Feeder {
     pub device: Device,
     /// Whether the network reads segment ids.
     pub token_types: bool,
+    /// Whether a language model is scored on the first token of a row.
+    pub first: FirstToken,
 }
 
 impl Feeder {
@@ -65,28 +68,20 @@ impl Feeder {
         let types = self.token_types && batch.token_type_ids.iter().any(|id| *id != 0);
         let token_type_ids =
             types.then(|| integers(batch.token_type_ids.iter().map(|id| i64::from(*id)).collect()));
-        let (targets, counted) = match batch.targets {
+        let targets = match batch.targets {
             BatchTargets::Classes(classes) => {
                 let rows = classes.len();
-                (Targets::Classes(Tensor::from_data(TensorData::new(classes, [rows]), &self.device)), rows)
+                Targets::Classes(Tensor::from_data(TensorData::new(classes, [rows]), &self.device))
             }
             BatchTargets::Values(values) => {
                 let rows = values.len();
-                (Targets::Values(Tensor::from_data(TensorData::new(values, [rows]), &self.device)), rows)
+                Targets::Values(Tensor::from_data(TensorData::new(values, [rows]), &self.device))
             }
-            BatchTargets::Tokens(tokens) => {
-                let counted = counted_tokens(&tokens, batch.columns);
-                (Targets::Tokens(integers(tokens)), counted)
-            }
+            BatchTargets::Tokens(labels) => Targets::tokens(labels, shape, self.first, &self.device),
         };
         let input_ids = integers(batch.input_ids.iter().map(|id| i64::from(*id)).collect());
-        DeviceBatch { input: ModelInput { input_ids, padding, token_type_ids }, targets, counted, tokens }
+        DeviceBatch { input: ModelInput { input_ids, padding, token_type_ids }, targets, tokens }
     }
-}
-
-/// Labels that count after the shift by one: the first of a row predicts nothing.
-fn counted_tokens(labels: &[i64], columns: usize) -> usize {
-    labels.iter().enumerate().filter(|(i, label)| **label >= 0 && i % columns > 0).count()
 }
 
 /// What happens while a cell runs.
@@ -123,6 +118,8 @@ pub(crate) struct History {
     pub best_step: usize,
     /// Rows seen.
     pub samples: usize,
+    /// The parameters that received a gradient and an update, in one step or more.
+    pub updated: HashSet<ParamId>,
     /// Where the device's time went, if that was asked for.
     pub kernels: Option<KernelProfile>,
 }
@@ -158,7 +155,7 @@ impl Trainer<'_> {
     /// and the epoch.
     ///
     /// # Errors
-    /// Where the loss is no number any more.
+    /// Where a loss, in training or on validation, or a norm of the gradients is no finite number any more.
     pub(crate) fn train(
         &self,
         mut model: Model,
@@ -219,6 +216,7 @@ impl Trainer<'_> {
             }
         }
         let timed = history.steps.iter().skip(spec.timing_warmup_steps).map(|step| step.seconds).sum();
+        history.updated.clone_from(stepper.updated());
         history.kernels = watch.map(|watch| watch.profile(timed));
         Ok((best.map_or(model, |(_, best)| best), history))
     }
@@ -237,7 +235,7 @@ impl Trainer<'_> {
         let start = std::time::Instant::now();
         stepper.begin(&mut model);
         let batches: Vec<_> = batches.iter().map(|examples| self.feeder.feed(examples)).collect();
-        let counted: usize = batches.iter().map(|batch| batch.counted).sum();
+        let counted: usize = batches.iter().map(|batch| batch.targets.counted()).sum();
         let passes = batches.len() as f64;
         let (mut tokens, mut losses) = (0, Vec::new());
         let mut accumulator = GradientsAccumulator::new();
@@ -252,12 +250,12 @@ impl Trainer<'_> {
         // not before the backward passes are on their way: a device would have nothing to do while the host waits
         let value: f64 = losses.into_iter().map(|loss| f64::from(loss.into_scalar::<f32>())).sum();
         if !value.is_finite() {
-            return Err(HarnessError::Failed(format!(
-                "the loss became {value} at step {step}: training diverged; lower learning_rate ({}) or clip with max_grad_norm",
-                self.spec.learning_rate
-            )));
+            let what = format!("the loss became {value} at step {step}");
+            return Err(HarnessError::diverged(&what, self.spec.learning_rate));
         }
-        let model = stepper.step(learning_rate, model, accumulator.grads());
+        let model = stepper
+            .step(learning_rate, model, accumulator.grads())
+            .map_err(|error| HarnessError::diverged(&error.to_string(), self.spec.learning_rate))?;
         device
             .sync()
             .map_err(|error| HarnessError::Failed(format!("the device failed at step {step}: {error:?}")))?;
@@ -277,26 +275,38 @@ pub(crate) struct Evaluation {
     pub loss: f64,
 }
 
-/// Evaluates `model`, which must be without autodiff (see Burn's `Module::valid`), on `split`.
+/// Evaluates `model`, which must be without autodiff (see Burn's `Module::valid`), on `split`, which is called `name`.
+///
+/// # Errors
+/// Where an answer or its loss is no finite number: whatever is made of such an answer, be it the largest of logits that
+/// are NaN, is not the model's prediction.
 pub(crate) fn evaluate(
     model: &Model,
     split: &Split,
+    name: &str,
     batch_size: usize,
     classes: usize,
     feeder: &Feeder,
-) -> Evaluation {
+) -> Result<Evaluation, HarnessError> {
     let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
     let mut rows: Vec<Option<Row>> = vec![None; lengths.len()];
     for order in eval_order(&lengths, batch_size) {
         let examples: Vec<&Example> = order.iter().map(|row| &split.examples[*row]).collect();
         let batch = feeder.feed(&examples);
         let output = model.forward(&batch.input, Mode::Evaluate);
-        for (row, result) in order.iter().zip(results(output, &batch, &examples)) {
+        for (row, result) in order.iter().zip(results(output, &batch.targets, order.len())) {
+            if !(result.loss.is_finite() && result.predicted.is_finite()) {
+                return Err(HarnessError::Failed(format!(
+                    "what the model answers to item {row} of the {name} set is no finite number (its loss is {}), and \
+                     has no score",
+                    result.loss
+                )));
+            }
             rows[*row] = Some(result);
         }
     }
     let rows: Vec<Row> = rows.into_iter().flatten().collect();
-    collect(&rows, &split.examples, classes)
+    Ok(collect(&rows, &split.examples, classes))
 }
 
 /// One item's result.
@@ -304,30 +314,38 @@ pub(crate) fn evaluate(
 struct Row {
     loss: f64,
     counted: usize,
+    /// Class or value; NaN where the logits are no finite numbers.
     predicted: f64,
 }
 
-fn results(output: Output, batch: &DeviceBatch, examples: &[&Example]) -> Vec<Row> {
-    let count = examples.len();
+fn results(output: Output, targets: &Targets, count: usize) -> Vec<Row> {
     let host = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().map(f64::from).collect::<Vec<_>>();
-    let predicted: Vec<f64> = match (&output, &batch.targets) {
-        (Output::Sequence(logits), Targets::Classes(_)) => {
-            let best = logits.clone().argmax(1).into_data();
-            best.iter::<i64>().map(|class| class as f64).collect()
+    let predicted: Vec<f64> = match &output {
+        Output::Sequence(logits) => {
+            let [_, outputs] = logits.dims();
+            let logits = host(logits.clone().reshape([count * outputs]));
+            let classes = matches!(targets, Targets::Classes(_));
+            logits.chunks(outputs).map(|row| if classes { best(row) } else { row[0] }).collect()
         }
-        (Output::Sequence(logits), _) => host(logits.clone().slice([0..count, 0..1]).reshape([count])),
-        (Output::Tokens(_), _) => vec![0.0; count],
+        Output::Tokens(_) => vec![0.0; count],
     };
-    let each = host(loss(output, &batch.targets).each);
+    let each = host(loss(output, targets).each);
     let width = each.len() / count;
-    let row = |(i, example): (usize, &&Example)| {
-        let counted = match &example.target {
-            Target::Tokens(labels) => counted_tokens(labels, labels.len()),
-            _ => 1,
-        };
-        Row { loss: each[i * width..(i + 1) * width].iter().sum(), counted, predicted: predicted[i] }
+    let row = |i: usize| Row {
+        loss: each[i * width..(i + 1) * width].iter().sum(),
+        counted: targets.counted_in(i),
+        predicted: predicted[i],
     };
-    examples.iter().enumerate().map(row).collect()
+    (0..count).map(row).collect()
+}
+
+/// The class with the largest of `logits`, the first of several; NaN where one of them is no finite number.
+fn best(logits: &[f64]) -> f64 {
+    if !logits.iter().all(|logit| logit.is_finite()) {
+        return f64::NAN;
+    }
+    let first = |best: usize, class: usize| if logits[class] > logits[best] { class } else { best };
+    (0..logits.len()).fold(0, first) as f64
 }
 
 fn collect(rows: &[Row], examples: &[Example], classes: usize) -> Evaluation {

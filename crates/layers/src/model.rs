@@ -1,5 +1,7 @@
 //! A backbone with what methods attached to it.
 
+use std::collections::BTreeMap;
+
 use burn::module::Module;
 
 use crate::attention::AttentionSite;
@@ -45,6 +47,22 @@ impl Model {
     /// The network's sizes.
     pub fn dimensions(&self) -> Dimensions {
         self.base_model.dimensions()
+    }
+
+    /// Whether virtual tokens stand in front of the sequence, the last of which predicts its first token.
+    pub fn has_virtual_tokens(&mut self) -> bool {
+        !self.sites().embedding.adapters.is_empty()
+    }
+
+    /// A fingerprint of everything that the model holds, by name: of every parameter's bits, whatever its type, and
+    /// of the packed weights, which are no parameters.
+    pub fn fingerprints(&mut self) -> BTreeMap<String, u64> {
+        let mut all = params::fingerprints(self);
+        let packed = |projection: &&mut Projection| {
+            Some((format!("{}.packed_weight", projection.info.name), projection.packed_fingerprint()?))
+        };
+        all.extend(self.sites().projections.iter().filter_map(packed));
+        all
     }
 
     /// Name and shape of every projection.

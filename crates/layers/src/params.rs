@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::Hasher;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Gradients, Int, Tensor, TensorData};
 use rustc_hash::FxHasher;
 
 /// Struct names whose `weight` is a linear's.
@@ -125,9 +125,14 @@ struct Place {
     transposed: bool,
 }
 
-/// Reads every float parameter of a module; the one visitor behind this module's functions.
+/// Reads every parameter of a module; the one visitor behind this module's functions.
 trait Reader {
     fn read<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>);
+
+    /// One of integers: it is never trained, and most do not ask.
+    fn read_int<const D: usize>(&mut self, name: String, param: &Param<Tensor<D, Int>>) {
+        let _ = (name, param);
+    }
 }
 
 /// Replaces float parameters of a module.
@@ -153,6 +158,10 @@ impl<T: Reader> ModuleVisitor for Walk<'_, T> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let place = self.place(param);
         self.1.read(place, param);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.1.read_int(self.0.name(), param);
     }
 
     fn enter_module(&mut self, name: &str, container: &str) {
@@ -228,18 +237,42 @@ pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> BTreeMap<Strin
     read(module, OfLoss(gradients, BTreeMap::new())).1
 }
 
-/// A fingerprint of every parameter's bits, by name: two of them differ where a bit does.
+/// A fingerprint of every parameter's bits, integers' too, by name: two of them differ where a bit does.
 pub fn fingerprints<M: Module>(module: &M) -> BTreeMap<String, u64> {
     struct Hashes(BTreeMap<String, u64>);
-    impl Reader for Hashes {
-        fn read<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) {
+    impl Hashes {
+        fn add(&mut self, name: String, data: &TensorData) {
             // many times as fast as the standard library's: a 7B model is hashed twice a run
             let mut hasher = FxHasher::default();
-            hasher.write(param.val().into_data().as_bytes());
-            self.0.insert(place.info.name, hasher.finish());
+            hasher.write(data.as_bytes());
+            self.0.insert(name, hasher.finish());
+        }
+    }
+    impl Reader for Hashes {
+        fn read<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) {
+            self.add(place.info.name, &param.val().into_data());
+        }
+
+        fn read_int<const D: usize>(&mut self, name: String, param: &Param<Tensor<D, Int>>) {
+            self.add(name, &param.val().into_data());
         }
     }
     read(module, Hashes(BTreeMap::new())).0
+}
+
+/// The name of a parameter that `select` picks and that holds a value which is no finite number; none where there is
+/// none.
+pub fn not_finite<M: Module>(module: &M, select: impl Fn(&ParamInfo) -> bool) -> Option<String> {
+    struct Find<F>(F, Option<String>);
+    impl<F: Fn(&ParamInfo) -> bool> Reader for Find<F> {
+        fn read<const D: usize>(&mut self, place: Place, param: &Param<Tensor<D>>) {
+            if self.1.is_none() && (self.0)(&place.info) {
+                let finite = param.val().into_data().iter::<f32>().all(f32::is_finite);
+                self.1 = (!finite).then_some(place.info.name);
+            }
+        }
+    }
+    read(module, Find(select, None)).1
 }
 
 /// Replaces the values of the parameters that `values` names; a value of another shape is an error.

@@ -1,8 +1,11 @@
 //! Linear maps as sites: what a method may do to a projection.
 
+use std::hash::Hasher;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peftlab_ops::{self as ops, Packed};
+use rustc_hash::FxHasher;
 
 use crate::context::Context;
 use crate::erased::{Attached, ErasedModule};
@@ -107,6 +110,14 @@ impl Projection {
         let weight = self.weight.as_ref().map_or(0, |w| of_param(self.info.elements(), w.val().dtype()));
         let bias = self.bias.as_ref().map_or(0, |b| of_param(self.info.output, b.val().dtype()));
         weight + bias + self.packed.as_ref().map_or(0, Packed::bytes)
+    }
+
+    /// A fingerprint of the packed weight's bits; none where the weight is dense.
+    pub fn packed_fingerprint(&self) -> Option<u64> {
+        let packed = self.packed.as_ref()?;
+        let mut hasher = FxHasher::default();
+        packed.data().iter().for_each(|part| hasher.write(part.as_bytes()));
+        Some(hasher.finish())
     }
 
     fn base(&self) -> Weight {

@@ -159,6 +159,12 @@ impl Packed {
         self.scales.clone()
     }
 
+    /// Everything that the values follow from: codes, scales, their codes, and zeros.
+    pub fn data(&self) -> [TensorData; 4] {
+        let Self { codes, scales, scale_codes, zeros, .. } = self.clone();
+        [codes.into_data(), scales.into_data(), scale_codes.into_data(), zeros.into_data()]
+    }
+
     /// The same codes and scales with other zeros, one for each block.
     #[must_use]
     pub fn with_zeros(&self, zeros: Tensor<1>) -> Self {

@@ -59,3 +59,14 @@ impl DeviceReport {
         write_atomic(path, &text)
     }
 }
+
+/// Where a process's memory on a device was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DevicePeakSource {
+    /// The driver's account of the process.
+    Process,
+    /// What the device used more than before the process began, where the driver does not list the process (as in many
+    /// containers): other programs that began or ended since are in it.
+    Difference,
+}

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use device::{DeviceReport, Measure};
+pub use device::{DevicePeakSource, DeviceReport, Measure};
 pub use kernels::{KernelProfile, KernelTime};
 pub use splits::SplitInfo;
 
@@ -55,7 +55,7 @@ pub struct Record {
     pub status: Status,
     /// Why it did not end well; empty if it did.
     pub message: String,
-    /// Sizes.
+    /// Sizes when training begins.
     pub parameters: Parameters,
     /// Everything that was resolved.
     pub settings: Value,
@@ -148,6 +148,9 @@ pub struct Measured {
     /// What became of the validation set when the method was merged into the base, one for each way to do so.
     #[serde(default)]
     pub merged: Vec<MergedLoss>,
+    /// Sizes when training ended, where a method grows; [`Record::parameters`] are those that it begins with.
+    #[serde(default)]
+    pub parameters_end: Option<Parameters>,
     /// Seconds.
     pub time: Time,
     /// Where the device's time went, if that was asked for.
@@ -275,6 +278,9 @@ pub struct Memory {
     pub host_resident_peak: Option<u64>,
     /// Peak of the process's memory on the device, as NVML says.
     pub device_process_peak: Option<u64>,
+    /// How NVML says that; none in records of before this was kept.
+    #[serde(default)]
+    pub device_peak_source: Option<DevicePeakSource>,
     /// What tensors used on the device at the end of training, as the allocator says: it keeps no peak.
     pub device_used: Option<u64>,
     /// What the allocator had reserved on the device at the end of training.
@@ -291,10 +297,12 @@ pub struct Memory {
 /// Checks that every run makes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checks {
-    /// Frozen tensors, none of which changed by a bit.
+    /// Frozen tensors, packed weights included, none of which changed by a bit.
     pub frozen_unchanged: u64,
-    /// Trained tensors, all of which changed.
-    pub trained_changed: u64,
+    /// Trained tensors at the end. Each that was trained from the start received a gradient from the loss and an update
+    /// from the optimizer in one step or more. (In records of before, it says that each changed.)
+    #[serde(alias = "trained_changed")]
+    pub trained_updated: u64,
     /// Largest difference of the logits of one batch before and after attaching the method.
     pub step0_difference: f64,
 }

@@ -12,7 +12,7 @@ pub(crate) fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, 
 mod tests {
     use serde_json::json;
 
-    use crate::{Memory, Score, Training};
+    use crate::{Checks, Memory, Score, Training};
 
     #[test]
     fn what_is_no_number_can_be_read_again() {
@@ -28,6 +28,8 @@ mod tests {
         let mut training = serde_json::to_value(Training::default()).unwrap();
         training.as_object_mut().unwrap().remove("searched");
         assert_eq!(serde_json::from_value::<Training>(training).unwrap(), Training::default());
+        let checks = json!({ "frozen_unchanged": 3, "trained_changed": 2, "step0_difference": 0.0 });
+        assert_eq!(serde_json::from_value::<Checks>(checks).unwrap().trained_updated, 2);
         let memory: Memory = serde_json::from_value(json!({ "device_used": 5 })).unwrap();
         assert_eq!((memory.device_used, memory.base_bytes), (Some(5), None));
     }

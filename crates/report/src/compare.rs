@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use peftlab_record::{DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path};
+use peftlab_record::{
+    DevicePeakSource, DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path,
+};
 
 use crate::stats::median;
 use crate::table::{aligned, grouped, mebibytes};
@@ -49,7 +51,10 @@ impl Side {
             let steps: Vec<Step> = read_table(&steps_path(path))?.unwrap_or_default();
             growth.extend(grown(&steps, measured.time.warmup_steps as usize));
         }
-        let over = |values: Vec<f64>| (!values.is_empty()).then(|| median(&values));
+        let over = |mut values: Vec<f64>| {
+            values.retain(|value| value.is_finite());
+            (!values.is_empty()).then(|| median(&values))
+        };
         Ok(Some(Entry {
             tokens_per_second: over(measured.iter().map(|(_, m)| m.time.tokens_per_second.median).collect()),
             utilisation: over(measured.iter().filter_map(|(_, m)| m.memory.device_utilisation).collect()),
@@ -111,6 +116,15 @@ pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, Report
     let mut lines = vec![header(&ours.name, against)];
     let mut notes =
         vec![format!("MiB: {what} while training; tokens/s: median of the timed steps, without padding")];
+    let memories = |entry: &Entry| entry.memory.clone();
+    let difference = |memory: Memory| memory.device_peak_source == Some(DevicePeakSource::Difference);
+    let all = entries.iter().flat_map(|(_, _, own, other)| [Some(own), other.as_ref()]);
+    if what == PEAKS[0].0 && all.flatten().flat_map(memories).any(difference) {
+        notes.push(
+            "some of these MiB are what the whole device used above the start: its driver does not list the process"
+                .to_owned(),
+        );
+    }
     for (task, label, own, other) in &entries {
         lines.push(line(task, label, own, other.as_ref(), against.is_some(), pick));
         for (name, entry) in [(ours.name.as_str(), Some(own)), (against.unwrap_or_default(), other.as_ref())]

@@ -33,8 +33,11 @@ pub(crate) struct Rate {
 impl Costs {
     pub(crate) fn new(runs: &[&Record], on_device: bool) -> Self {
         let measured: Vec<&Measured> = runs.iter().filter_map(|record| record.measured.as_ref()).collect();
-        let over =
-            |middle: fn(&[f64]) -> f64, values: Vec<f64>| (!values.is_empty()).then(|| middle(&values));
+        // what is no finite number stands for a run that diverged
+        let over = |middle: fn(&[f64]) -> f64, mut values: Vec<f64>| {
+            values.retain(|value| value.is_finite());
+            (!values.is_empty()).then(|| middle(&values))
+        };
         let peak = |m: &&Measured| {
             let memory = &m.memory;
             if on_device { memory.device_process_peak } else { memory.host_allocated_peak }
@@ -44,8 +47,8 @@ impl Costs {
         for one in merges() {
             if !merged.iter().any(|(into, _)| *into == one.into) {
                 let same = merges().filter(|other| other.into == one.into);
-                let losses: Vec<f64> = same.map(|other| other.validation_loss).collect();
-                merged.push((one.into.clone(), mean(&losses)));
+                let losses = over(mean, same.map(|other| other.validation_loss).collect());
+                merged.extend(losses.map(|loss| (one.into.clone(), loss)));
             }
         }
         Self {

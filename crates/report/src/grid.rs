@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use peftlab_metrics::{Metric, Predictions};
 use peftlab_record::{
-    Prediction, Record, RecordError, Status, Step, predictions_path, read_table, steps_path,
+    DevicePeakSource, Parameters, Prediction, Record, RecordError, Score, Status, Step, predictions_path,
+    read_table, steps_path,
 };
 
 use crate::costs::{Costs, Extras};
@@ -30,6 +31,9 @@ pub(crate) struct Grid {
     pub(crate) rows: Vec<Row>,
     /// Whether the memory column is the device's, not the host's.
     pub(crate) on_device: bool,
+    /// Whether some of the device's numbers are differences of the whole device's, not the driver's account of the
+    /// process.
+    pub(crate) by_difference: bool,
     /// Columns that not every experiment has.
     pub(crate) extras: Extras,
 }
@@ -42,9 +46,22 @@ pub(crate) struct Task {
     pub(crate) metric: String,
     pub(crate) higher_is_better: bool,
     pub(crate) in_points: bool,
+    /// Whether the scores are of the validation set: some run has none on a test set.
+    pub(crate) on_validation: bool,
 }
 
 impl Task {
+    /// The split that scores are of.
+    pub(crate) fn split(&self) -> &'static str {
+        if self.on_validation { "validation" } else { "test" }
+    }
+
+    /// What a header says of the task.
+    pub(crate) fn header(&self) -> String {
+        let split = if self.on_validation { ", validation" } else { "" };
+        format!("{} ({}{split})", self.name, self.short())
+    }
+
     /// The metric's short name for a header.
     pub(crate) fn short(&self) -> &str {
         match self.metric.as_str() {
@@ -66,7 +83,7 @@ impl Task {
 pub(crate) struct Row {
     pub(crate) label: String,
     pub(crate) family: String,
-    /// Trained parameters: the most of any task.
+    /// Trained parameters when training ends: the most of any task.
     pub(crate) trained: u64,
     pub(crate) percent: f64,
     /// One for each task.
@@ -86,7 +103,7 @@ pub(crate) struct Row {
 /// A method on a task, over seeds.
 #[derive(Default)]
 pub(crate) struct Cell {
-    /// One for each seed that went well.
+    /// One for each seed that went well; all are finite.
     pub(crate) scores: Vec<f64>,
     /// Mean over seeds of the error from the finite test set.
     pub(crate) standard_error: Option<f64>,
@@ -136,7 +153,14 @@ impl Grid {
         };
         let tasks: BTreeMap<usize, &Record> =
             records.iter().map(|(_, record)| (record.task.index, record)).collect();
-        grid.tasks = tasks.values().map(|record| task(record)).collect();
+        let lacks_test = |index: usize| {
+            let mut measured = records
+                .iter()
+                .filter(|(_, record)| record.task.index == index)
+                .filter_map(|(_, record)| record.measured.as_ref());
+            measured.any(|measured| measured.test.is_empty())
+        };
+        grid.tasks = tasks.iter().map(|(index, record)| task(record, lacks_test(*index))).collect();
         let columns: Vec<usize> = tasks.keys().copied().collect();
         let mut rows: BTreeMap<usize, Vec<&(PathBuf, Record)>> = BTreeMap::new();
         for pair in &records {
@@ -145,8 +169,11 @@ impl Grid {
         let device =
             |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_process_peak).is_some();
         grid.on_device = records.iter().any(|(_, record)| device(record));
+        let source = |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_peak_source);
+        grid.by_difference =
+            records.iter().any(|(_, record)| source(record) == Some(DevicePeakSource::Difference));
         for runs in rows.values() {
-            let row = row(runs, &columns, grid.on_device)?;
+            let row = row(runs, &columns, &grid.tasks, grid.on_device)?;
             grid.rows.push(row);
         }
         grid.extras = Extras::new(records.iter().map(|(_, record)| record), &grid.tasks, &grid.rows);
@@ -165,6 +192,7 @@ impl Grid {
             tasks: Vec::new(),
             rows: Vec::new(),
             on_device: false,
+            by_difference: false,
             extras: Extras::default(),
         }
     }
@@ -207,7 +235,7 @@ fn place(record: &Record) -> String {
     format!("{}, {threads}{jobs}, {}", environment.device, record.model.dtype)
 }
 
-fn task(record: &Record) -> Task {
+fn task(record: &Record, on_validation: bool) -> Task {
     Task {
         name: record.task.name.clone(),
         kind: record.task.kind.clone(),
@@ -215,32 +243,63 @@ fn task(record: &Record) -> Task {
         metric: record.task.metric.clone(),
         higher_is_better: record.task.higher_is_better,
         in_points: record.task.in_points,
+        on_validation,
     }
 }
 
-fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Result<Row, RecordError> {
+/// The score of a run in the column of `task`, or what is shown in its place and why. A number is a score only where
+/// the model's answers were numbers: of NaN an older record may say anything, such as an accuracy.
+fn outcome<'r>(record: &'r Record, task: &Task) -> Result<&'r Score, (String, String)> {
+    let instead = |short: &str, why: String| Err((short.to_owned(), why));
+    let Some(measured) = &record.measured else {
+        let short = if record.status == Status::OutOfMemory { "OOM" } else { "failed" };
+        return instead(short, record.message.clone());
+    };
+    if !measured.training.validation_loss_after.is_finite() {
+        return instead("diverged", "the validation loss is no finite number".to_owned());
+    }
+    let split = task.split();
+    match if task.on_validation { &measured.validation } else { &measured.test }.first() {
+        Some(score) if score.value.is_finite() => Ok(score),
+        Some(score) => {
+            instead("undefined", format!("{} on the {split} set is no finite number", score.metric))
+        }
+        None => instead("-", format!("there is no score on the {split} set")),
+    }
+}
+
+/// A run's sizes when training ended.
+fn parameters(record: &Record) -> &Parameters {
+    let end = record.measured.as_ref().and_then(|measured| measured.parameters_end.as_ref());
+    end.unwrap_or(&record.parameters)
+}
+
+fn row(
+    runs: &[&(PathBuf, Record)],
+    columns: &[usize],
+    tasks: &[Task],
+    on_device: bool,
+) -> Result<Row, RecordError> {
     let (_, first) = runs[0];
-    let largest = runs.iter().map(|(_, record)| &record.parameters).max_by_key(|p| p.trained);
+    let largest = runs.iter().map(|(_, record)| parameters(record)).max_by_key(|p| p.trained);
     let mut cells = Vec::new();
-    for column in columns {
+    for (column, task) in columns.iter().zip(tasks) {
         let mut cell = Cell::default();
         let mut errors = Vec::new();
         let here: Vec<_> = runs.iter().filter(|(_, record)| record.task.index == *column).collect();
         cell.costs = Costs::new(&here.iter().map(|(_, record)| record).collect::<Vec<_>>(), on_device);
         for (path, record) in here {
-            let scores =
-                record.measured.as_ref().map(|m| if m.test.is_empty() { &m.validation } else { &m.test });
-            match scores.and_then(|scores| scores.first()) {
-                Some(score) => {
+            match outcome(record, task) {
+                Ok(score) => {
                     cell.scores.push(score.value);
                     errors.extend(score.standard_error);
                     cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
-                    cell.predictions.extend(read_table(&predictions_path(path))?);
+                    // the table beside a record is of the test set where there is one
+                    if task.on_validation == record.measured.as_ref().is_some_and(|m| m.test.is_empty()) {
+                        cell.predictions.extend(read_table(&predictions_path(path))?);
+                    }
                 }
-                None => {
-                    let short = if record.status == Status::OutOfMemory { "OOM" } else { "failed" };
-                    cell.failure = Some((short.to_owned(), record.message.clone()));
-                }
+                Err(failure) => cell.failure = Some(failure),
             }
         }
         cell.standard_error = (!errors.is_empty()).then(|| mean(&errors));
@@ -252,7 +311,7 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
         (!values.is_empty()).then(|| mean(&values))
     };
     let over = |pick: &dyn Fn(&peftlab_record::Time) -> f64| {
-        let values: Vec<f64> = measured().map(|m| pick(&m.time)).collect();
+        let values: Vec<f64> = measured().map(|m| pick(&m.time)).filter(|value| value.is_finite()).collect();
         (!values.is_empty()).then(|| median(&values))
     };
     Ok(Row {
@@ -272,21 +331,33 @@ fn row(runs: &[&(PathBuf, Record)], columns: &[usize], on_device: bool) -> Resul
     })
 }
 
-/// Predictions of a cell's runs in the form that a metric takes.
+/// Predictions of a cell's runs in the form that a metric takes; none where a run has none, or one that is no number
+/// or no class.
 fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
     if cell.predictions.is_empty() || cell.predictions.len() != cell.scores.len() {
         return None;
     }
+    let whole = |value: f64| (value >= 0.0 && value.fract() == 0.0).then_some(value as usize);
     let one = |items: &Vec<Prediction>| {
         let predicted = || items.iter().map(|item| item.predicted);
         let expected = || items.iter().map(|item| item.expected);
-        match metric {
+        if !predicted().chain(expected()).all(f64::is_finite) {
+            return None;
+        }
+        Some(match metric {
             Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => {
-                let largest = predicted().chain(expected()).fold(1.0, f64::max);
+                let predicted: Vec<usize> = predicted().map(whole).collect::<Option<_>>()?;
+                let expected: Vec<usize> = expected().map(whole).collect::<Option<_>>()?;
+                // as many classes as there are numbers of them, whatever these are: 0 and 1 stay themselves for F1
+                let known: BTreeSet<usize> =
+                    predicted.iter().chain(&expected).copied().chain([0, 1]).collect();
+                let place: BTreeMap<usize, usize> =
+                    known.into_iter().enumerate().map(|(place, class)| (class, place)).collect();
+                let dense = |classes: Vec<usize>| classes.iter().map(|class| place[class]).collect();
                 Predictions::Classes {
-                    predicted: predicted().map(|class| class as usize).collect(),
-                    expected: expected().map(|class| class as usize).collect(),
-                    classes: largest as usize + 1,
+                    predicted: dense(predicted),
+                    expected: dense(expected),
+                    classes: place.len(),
                 }
             }
             Metric::Pearson | Metric::Spearman | Metric::Mse => {
@@ -294,11 +365,11 @@ fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
             }
             Metric::Perplexity | Metric::Loss => Predictions::Tokens {
                 sum_loss: predicted().collect(),
-                tokens: expected().map(|tokens| tokens as usize).collect(),
+                tokens: expected().map(whole).collect::<Option<_>>()?,
             },
-        }
+        })
     };
-    Some(cell.predictions.iter().map(one).collect())
+    cell.predictions.iter().map(one).collect()
 }
 
 /// A number of parameters, short: `4.39 M`.

@@ -26,6 +26,14 @@ pub(crate) struct Made {
     pub(crate) base_bytes: Option<u64>,
     pub(crate) merged: Vec<(String, f64)>,
     pub(crate) out_of_memory: bool,
+    /// The score; the loss if absent.
+    pub(crate) score: Option<f64>,
+    /// Whether there is a test set.
+    pub(crate) tested: bool,
+    /// Trained parameters when training ended.
+    pub(crate) trained_end: Option<u64>,
+    /// Whether the peak is the device's, by difference.
+    pub(crate) by_difference: bool,
 }
 
 impl Default for Made {
@@ -45,6 +53,10 @@ impl Default for Made {
             base_bytes: None,
             merged: Vec::new(),
             out_of_memory: false,
+            score: None,
+            tested: false,
+            trained_end: None,
+            by_difference: false,
         }
     }
 }
@@ -57,21 +69,26 @@ impl Made {
         let merged = |(into, loss): &(String, f64)| json!({ "into": into, "validation_loss": loss, "validation": [score(*loss)] });
         let searched = (!self.tried.is_empty()).then(|| self.tried.iter().map(trial).collect::<Vec<_>>());
         let spread = |median: f64| json!({ "p10": median, "median": median, "p90": median });
+        let scores = [score(self.score.unwrap_or(self.loss))];
+        let device = self.by_difference.then_some(self.peak_bytes);
+        let end = self.trained_end.map(|trained| Parameters { trained, ..Parameters::default() });
         let measured = json!({
             "training": {
                 "steps": 1, "planned_steps": 1, "batch_size": 1, "learning_rate": self.rate, "tokens": 1,
                 "samples": 1, "stopped_early": false, "best_step": 1, "final_loss": self.loss,
                 "validation_loss_before": null, "validation_loss_after": self.loss, "searched": searched,
             },
-            "validation": [score(self.loss)],
-            "test": [],
+            "validation": scores,
+            "test": if self.tested { &scores[..] } else { &[] },
+            "parameters_end": end,
             "merged": self.merged.iter().map(merged).collect::<Vec<_>>(),
             "time": {
                 "load": 1.0, "train": 1.0, "evaluate": 1.0, "warmup_steps": 0, "step": spread(self.step_seconds),
                 "tokens_per_second": spread(100.0), "samples_per_second": spread(1.0),
             },
-            "memory": { "host_allocated_peak": self.peak_bytes, "base_bytes": self.base_bytes },
-            "checks": { "frozen_unchanged": 1, "trained_changed": 1, "step0_difference": 0.0 },
+            "memory": { "host_allocated_peak": self.peak_bytes, "base_bytes": self.base_bytes,
+                "device_process_peak": device, "device_peak_source": device.map(|_| "difference") },
+            "checks": { "frozen_unchanged": 1, "trained_updated": 1, "step0_difference": 0.0 },
             "weights_digest": "",
             "losses_digest": "",
         });

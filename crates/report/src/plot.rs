@@ -307,7 +307,7 @@ where
     };
     let mut mesh = chart.configure_mesh();
     mesh.x_desc(axis.label(grid))
-        .y_desc(format!("{} ({arrow})", task.metric))
+        .y_desc(format!("{}{} ({arrow})", task.metric, if task.on_validation { ", validation" } else { "" }))
         .x_label_formatter(&format)
         .x_labels(6);
     mesh.axis_desc_style(font(13)).label_style(font(12)).light_line_style(TRANSPARENT);
@@ -362,5 +362,6 @@ fn curve(row: &Row, column: usize) -> Vec<(f64, f64)> {
             let window = &mean[step.saturating_sub(half)..(step + half + 1).min(steps)];
             ((step + 1) as f64, window.iter().sum::<f64>() / window.len() as f64)
         })
+        .filter(|(_, loss)| loss.is_finite())
         .collect()
 }

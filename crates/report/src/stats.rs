@@ -30,7 +30,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 
 /// Two-sided p-value that two methods have the same score on the population that the items are drawn from: the
 /// share of paired bootstrap samples of the items (Efron & Tibshirani 1993) in which the difference of the means
-/// over seeds has the other sign, doubled.
+/// over seeds has the other sign, doubled. A sample in which a score is undefined speaks for neither, and counts
+/// against a difference.
 pub(crate) fn paired_bootstrap(metric: Metric, a: &[Predictions], b: &[Predictions]) -> f64 {
     let items = a.iter().chain(b).map(Predictions::len).min().unwrap_or(0);
     if items == 0 {
@@ -45,8 +46,8 @@ pub(crate) fn paired_bootstrap(metric: Metric, a: &[Predictions], b: &[Predictio
     for _ in 0..DRAWS {
         sample.iter_mut().for_each(|row| *row = rng.random_range(0..items));
         let difference = score(a, &sample) - score(b, &sample);
-        above += usize::from(difference >= 0.0);
-        below += usize::from(difference <= 0.0);
+        above += usize::from(difference >= 0.0 || difference.is_nan());
+        below += usize::from(difference <= 0.0 || difference.is_nan());
     }
     // one more than was counted: a p-value is never zero
     (2.0 * (above.min(below) + 1) as f64 / (DRAWS + 1) as f64).min(1.0)
@@ -84,6 +85,15 @@ mod tests {
         let adjusted = holm(&[0.01, 0.04, 0.03, 0.005]);
         let expected = [0.03, 0.06, 0.06, 0.02];
         assert!(adjusted.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{adjusted:?}");
+    }
+
+    #[test]
+    fn what_is_undefined_is_no_difference() {
+        let run = |predicted: Vec<f64>| {
+            vec![Predictions::Values { predicted, expected: (0..20).map(f64::from).collect() }]
+        };
+        let (good, constant) = (run((0..20).map(f64::from).collect()), run(vec![1.0; 20]));
+        assert_eq!(paired_bootstrap(Metric::Pearson, &good, &constant), 1.0);
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn score(cell: &Cell, task: &Task, style: &Style) -> String {
 
 fn header(grid: &Grid) -> Vec<String> {
     let memory = if grid.on_device { "GPU MiB" } else { "peak MiB" };
-    let tasks = grid.tasks.iter().map(|task| format!("{} ({})", task.name, task.short()));
+    let tasks = grid.tasks.iter().map(Task::header);
     let means = has_mean(grid).then(|| "mean".to_owned());
     let mut header = ["method", "trained", "%"].map(str::to_owned).to_vec();
     if grid.extras.rates {
@@ -114,9 +114,15 @@ fn title(grid: &Grid) -> String {
 }
 
 fn legend(grid: &Grid) -> Vec<String> {
+    let on_validation = grid.tasks.iter().filter(|task| task.on_validation).count();
+    let set = match on_validation {
+        0 => "test set",
+        all if all == grid.tasks.len() => "validation set: no score is of a test set",
+        _ => "test set, or of the validation set where a column says so",
+    };
     let mut lines = vec![match grid.seeds {
-        1 => "(±) standard error of the test set; one seed: no spread over seeds".to_owned(),
-        _ => "± sample deviation over seeds; (±) standard error of the test set".to_owned(),
+        1 => format!("(±) standard error of the {set}; one seed: no spread over seeds"),
+        _ => format!("± sample deviation over seeds; (±) standard error of the {set}"),
     }];
     if grid.rows.iter().any(|row| row.cells.iter().any(|cell| cell.tied.is_some())) {
         lines.push(
@@ -124,9 +130,10 @@ fn legend(grid: &Grid) -> Vec<String> {
                 .to_owned(),
         );
     }
-    lines.push(match grid.on_device {
-        true => "GPU MiB: NVML's peak of the process while training".to_owned(),
-        false => "peak MiB: the most the process had allocated on the host while training; tokens/s without padding".to_owned(),
+    lines.push(match (grid.on_device, grid.by_difference) {
+        (true, false) => "GPU MiB: NVML's peak of the process while training".to_owned(),
+        (true, true) => "GPU MiB: peak while training of the whole device above its start: the driver does not list the process".to_owned(),
+        (false, _) => "peak MiB: the most the process had allocated on the host while training; tokens/s without padding".to_owned(),
     });
     lines.extend(costs::legend(grid));
     for row in &grid.rows {
@@ -274,6 +281,7 @@ pub(crate) fn csv(grid: &Grid) -> String {
         "percent",
         "task",
         "metric",
+        "split",
         "seeds",
         "mean",
         "deviation_over_seeds",
@@ -306,6 +314,7 @@ pub(crate) fn csv(grid: &Grid) -> String {
                 row.percent.to_string(),
                 task.name.clone(),
                 task.metric.clone(),
+                task.split().to_owned(),
                 cell.scores.len().to_string(),
                 text(cell.mean()),
                 text(cell.deviation()),
@@ -367,6 +376,60 @@ mod tests {
             "{csv}"
         );
         assert!(csv.lines().nth(2).unwrap().ends_with(",0.01,true,1,1,1048576,3145728,1.25"), "{csv}");
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_the_best_and_never_shown_as_one() {
+        let made = |row, score: f64, loss: f64| Made { row, score: Some(score), loss, ..Made::default() };
+        // the second has an undefined score, the third a score although its validation loss is NaN
+        let grid = grid(&[made(0, 0.5, 0.5), made(1, f64::NAN, 0.4), made(2, 0.1, f64::NAN)]);
+        let best: Vec<bool> = grid.rows.iter().map(|row| row.cells[0].best).collect();
+        assert_eq!(best, [true, false, false]);
+        for text in [terminal(&grid), markdown(&grid), latex(&grid), csv(&grid)] {
+            assert!(
+                !text.contains("NaN") && text.contains("undefined") && text.contains("diverged"),
+                "{text}"
+            );
+        }
+        let csv = csv(&grid);
+        let fields: Vec<&str> = csv.lines().nth(2).unwrap().split(',').collect();
+        assert_eq!(fields[7..11], ["0", "", "", ""], "{csv}");
+        let none = super::tests::grid(&[made(0, f64::NAN, 0.5)]);
+        assert!(!none.rows[0].cells[0].best && !markdown(&none).contains("**"));
+    }
+
+    #[test]
+    fn a_validation_score_is_not_called_a_tests() {
+        let made = |row, task, tested| Made { row, task, tested, ..Made::default() };
+        let text = |records: &[Made]| terminal(&grid(records));
+        let tested = text(&[made(0, 0, true)]);
+        assert!(
+            tested.contains("first (loss)") && tested.contains("standard error of the test set"),
+            "{tested}"
+        );
+        let validated = text(&[made(0, 0, false)]);
+        assert!(validated.contains("first (loss, validation)"), "{validated}");
+        assert!(validated.contains("no score is of a test set"), "{validated}");
+        // one run of a column has no test set: the column is of validation
+        let mixed = grid(&[made(0, 0, true), made(1, 0, false), made(0, 1, true), made(1, 1, true)]);
+        let text = terminal(&mixed);
+        assert!(text.contains("first (loss, validation)") && text.contains("second (loss)"), "{text}");
+        assert!(text.contains("of the validation set where a column says so"), "{text}");
+        assert_eq!(mixed.rows[0].cells[0].scores.len(), 1);
+        let csv = csv(&mixed);
+        assert!(csv.contains("first,loss,validation,") && csv.contains("second,loss,test,"), "{csv}");
+    }
+
+    #[test]
+    fn a_method_that_grows_has_the_parameters_that_it_ends_with() {
+        let grid = grid(&[Made { trained_end: Some(25), ..Made::default() }]);
+        assert_eq!(grid.rows[0].trained, 25);
+    }
+
+    #[test]
+    fn memory_by_difference_is_called_that() {
+        let text = terminal(&grid(&[Made { by_difference: true, ..Made::default() }]));
+        assert!(text.contains("the driver does not list the process"), "{text}");
     }
 
     #[test]

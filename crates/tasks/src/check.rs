@@ -34,6 +34,12 @@ impl TaskSpec {
         {
             return refuse(format!("range is [{low}, {high}]; give the smallest value, then the largest"));
         }
+        if self.score_first_token && !matches!(self.kind, TaskKind::CausalLm | TaskKind::Instruction) {
+            let kind = self.kind.name();
+            return refuse(format!(
+                "score_first_token is for language models, not for {kind} tasks; leave it out"
+            ));
+        }
         let metrics = self.metrics.clone().unwrap_or_else(|| self.kind.default_metrics());
         if let Some(metric) = metrics.iter().find(|metric| !self.kind.allows(**metric)) {
             return refuse(format!("metrics: `{}` is not for {} tasks", metric.name(), self.kind.name()));

@@ -104,6 +104,10 @@ pub struct TaskSpec {
     /// How instructions become text.
     #[serde(default)]
     pub template: Template,
+    /// Whether a language model that has virtual tokens in front is scored on the first token of a row, too, as in
+    /// PEFT. By default it is not, for no other method could predict that token.
+    #[serde(default)]
+    pub score_first_token: bool,
     /// What is computed, the main metric first; by default what is usual for the kind.
     pub metrics: Option<Vec<Metric>>,
 }

@@ -15,6 +15,7 @@ fn record(higher_is_better: bool, measured: Option<(f64, f64)>) -> Record {
         time,
         memory,
         checks: Checks::default(),
+        parameters_end: None,
         weights_digest: String::new(),
         losses_digest: String::new(),
     });

@@ -61,7 +61,18 @@ impl NvmlSampler {
         Ok(Self { nvml: nvml.clone(), peaks, _thread: thread })
     }
 
-    /// The peak since the start or the last [`reset`](Self::reset), with one more look now.
+    /// Stops looking until [`resume`](Self::resume). Once this returns, what happens on the device is not counted.
+    pub fn pause(&self) {
+        locked(&self.peaks).paused = true;
+    }
+
+    /// Looks again, first at once; what was seen before the pause still counts.
+    pub fn resume(&self) {
+        locked(&self.peaks).paused = false;
+        look(&self.nvml, &self.peaks);
+    }
+
+    /// The peak since the start or the last [`reset`](Self::reset), with one more look now unless it is paused.
     #[must_use]
     pub fn peak(&self) -> NvmlPeak {
         look(&self.nvml, &self.peaks);
@@ -70,19 +81,42 @@ impl NvmlSampler {
 
     /// Begins a new peak at what is in use now.
     pub fn reset(&self) {
-        *locked(&self.peaks) = Peaks::default();
+        let mut peaks = locked(&self.peaks);
+        *peaks = Peaks { paused: peaks.paused, ..Peaks::default() };
+        drop(peaks);
         look(&self.nvml, &self.peaks);
     }
 }
 
-/// Looks while holding the lock, so that a look begun before a reset is not counted after it.
-fn look(nvml: &Nvml, peaks: &Mutex<Peaks>) {
+/// What is looked at: a device, or what a test has in its place.
+trait Looked {
+    /// Memory of this process and of the device.
+    fn memory(&self) -> Result<(Option<ProcessMemory>, Option<DeviceMemory>), MeterError>;
+    /// As [`Nvml::utilisation_percent`].
+    fn busy(&self) -> Result<Option<u32>, MeterError>;
+}
+
+impl Looked for Nvml {
+    fn memory(&self) -> Result<(Option<ProcessMemory>, Option<DeviceMemory>), MeterError> {
+        self.sample()
+    }
+
+    fn busy(&self) -> Result<Option<u32>, MeterError> {
+        self.utilisation_percent()
+    }
+}
+
+/// Looks while holding the lock, so that a look begun before a reset or a pause is not counted after it.
+fn look(device: &impl Looked, peaks: &Mutex<Peaks>) {
     let mut peaks = locked(peaks);
-    match nvml.sample() {
+    if peaks.paused {
+        return;
+    }
+    match device.memory() {
         Ok((process, device)) => peaks.take(process, device),
         Err(_) => peaks.failures += 1,
     }
-    if let Ok(Some(percent)) = nvml.utilisation_percent() {
+    if let Ok(Some(percent)) = device.busy() {
         peaks.busy.push(percent);
     }
 }
@@ -101,6 +135,7 @@ struct Peaks {
     busy: Vec<u32>,
     samples: u64,
     failures: u64,
+    paused: bool,
 }
 
 impl Peaks {
@@ -140,6 +175,37 @@ mod tests {
             Some(ProcessMemory { bytes, source }),
             Some(DeviceMemory { used_bytes, total_bytes: 1000 }),
         );
+    }
+
+    /// A device whose numbers a test sets.
+    struct Made {
+        bytes: u64,
+        percent: u32,
+    }
+
+    impl Looked for Made {
+        fn memory(&self) -> Result<(Option<ProcessMemory>, Option<DeviceMemory>), MeterError> {
+            let process = ProcessMemory { bytes: self.bytes, source: MemorySource::Process };
+            Ok((Some(process), Some(DeviceMemory { used_bytes: self.bytes, total_bytes: 1000 })))
+        }
+
+        fn busy(&self) -> Result<Option<u32>, MeterError> {
+            Ok(Some(self.percent))
+        }
+    }
+
+    #[test]
+    fn what_happens_in_a_pause_is_not_counted() {
+        let peaks = Mutex::new(Peaks::default());
+        super::look(&Made { bytes: 100, percent: 90 }, &peaks);
+        locked(&peaks).paused = true;
+        super::look(&Made { bytes: 900, percent: 10 }, &peaks);
+        locked(&peaks).paused = false;
+        super::look(&Made { bytes: 120, percent: 80 }, &peaks);
+        let peak = locked(&peaks).peak();
+        assert_eq!(peak.process.map(|memory| memory.bytes), Some(120));
+        assert_eq!((peak.device_used_bytes, peak.utilisation_percent), (Some(120), Some(85.0)));
+        assert_eq!(peak.samples, 2);
     }
 
     #[test]
