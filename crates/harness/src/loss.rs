@@ -1,6 +1,6 @@
 //! The loss of a batch, by the kind of task.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{FloatDType, Int, Tensor};
 use peftlab_layers::Output;
 use peftlab_ops as ops;
 
@@ -36,7 +36,8 @@ pub fn loss(output: Output, targets: &Targets) -> Loss {
         }
         (Output::Sequence(logits), Targets::Values(values)) => {
             let [rows, _] = logits.dims();
-            let each = (logits.slice([0..rows, 0..1]).reshape([rows]) - values.clone()).square();
+            let predicted = logits.slice([0..rows, 0..1]).reshape([rows]).cast(FloatDType::F32);
+            let each = (predicted - values.clone()).square();
             Loss { sum: each.clone().sum(), each }
         }
         (Output::Tokens(logits), Targets::Tokens(tokens)) => {

@@ -6,14 +6,14 @@ use burn::tensor::{DType, Device};
 use peftlab_backbones::{BackboneCard, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, load_config, resolve};
 use peftlab_layers::{Builder, Model, Weights};
-use peftlab_peft::{Outline, Registry};
+use peftlab_peft::{DynMethod, Outline, Registry};
 use peftlab_record::{Parameters, RUNS, Status, TRIALS, Trial};
 use peftlab_tasks::{Encoder, TaskData, TaskKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::attach::parameters;
+use crate::attach::{is_trained, parameters};
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, TrainingSpec, WeightsSpec};
@@ -162,6 +162,26 @@ impl ModelSource {
     /// Where the checkpoint does not fit.
     pub fn build(&self, head: Head, seed: u64, device: &Device) -> Result<Model, HarnessError> {
         self.with(head, &Builder::new(self.weights(seed), device, self.dtype))
+    }
+
+    /// As [`build`](Self::build), with what `method` trains of it in `f32`, as it is in the checkpoint.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_for(
+        &self,
+        method: &dyn DynMethod,
+        head: Head,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Model, HarnessError> {
+        if self.dtype == DType::F32 {
+            return self.build(head, seed, device);
+        }
+        let outline = self.outline(head)?;
+        let trained = outline.parameters.iter().filter(|info| is_trained(method, &outline, info));
+        let masters = trained.map(|info| info.name.clone()).collect();
+        self.with(head, &Builder::new(self.weights(seed), device, self.dtype).with_masters(&masters))
     }
 
     /// The model's shape, with nothing allocated.

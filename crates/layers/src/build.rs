@@ -1,5 +1,7 @@
 //! Building networks: every parameter is asked for by its name on the Hub.
 
+use std::collections::HashSet;
+
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use peftlab_checkpoint::{CheckpointError, TensorSource};
@@ -81,12 +83,13 @@ pub struct Builder<'a> {
     dtype: DType,
     path: String,
     outline: bool,
+    masters: Option<&'a HashSet<String>>,
 }
 
 impl<'a> Builder<'a> {
     /// A builder at the root of the tree; parameters of element type `dtype` on `device`.
     pub fn new(weights: Weights<'a>, device: &Device, dtype: DType) -> Self {
-        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false }
+        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false, masters: None }
     }
 
     /// A builder that reads and allocates nothing: what it builds has names and shapes alone. Whether a
@@ -94,6 +97,18 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn outline(self) -> Self {
         Self { outline: true, ..self }
+    }
+
+    /// A builder that keeps the parameters of these names in `f32`, as they are in the file, for they will be trained;
+    /// in the forward pass they are cast to the builder's element type.
+    #[must_use]
+    pub fn with_masters(self, names: &'a HashSet<String>) -> Self {
+        Self { masters: Some(names), ..self }
+    }
+
+    /// The element type that the parameter `name` is kept in.
+    fn kept(&self, name: &str) -> DType {
+        if self.masters.is_some_and(|names| names.contains(name)) { DType::F32 } else { self.dtype }
     }
 
     /// The builder for the child `name`.
@@ -143,7 +158,7 @@ impl<'a> Builder<'a> {
         padding: Option<i64>,
     ) -> Result<Embedding, BuildError> {
         let weight = self.parameter("weight", [entries, hidden], false, Init::Normal(0.02))?;
-        Ok(Embedding { weight, padding })
+        Ok(Embedding { weight, padding, compute: self.dtype })
     }
 
     /// A layer norm.
@@ -184,11 +199,12 @@ impl<'a> Builder<'a> {
                         return Err(BuildError::Shape { file, name, expected, found });
                     }
                     Some(_) if self.outline => return Ok(self.absent(stored)),
-                    Some((name, _)) => {
-                        let values = source.read_f32(&name)?;
+                    Some((in_file, _)) => {
+                        let values = source.read_f32(&in_file)?;
                         let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
-                        let data = TensorData::new(values, stored).convert_dtype(self.dtype);
-                        Tensor::from_data(data, (&self.device, self.dtype))
+                        let dtype = self.kept(&name);
+                        let data = TensorData::new(values, stored).convert_dtype(dtype);
+                        Tensor::from_data(data, (&self.device, dtype))
                     }
                     None if fresh.iter().any(|prefix| name.starts_with(prefix)) => match self.outline {
                         true => return Ok(self.absent(stored)),
@@ -210,11 +226,12 @@ impl<'a> Builder<'a> {
 
     /// Drawn on the device, so that a model larger than the host's memory can be made.
     fn drawn<const D: usize>(&self, name: &str, shape: [usize; D], init: Init, seed: u64) -> Tensor<D> {
+        let dtype = self.kept(name);
         match init {
-            Init::Constant(value) => Tensor::full(shape, value, (&self.device, self.dtype)),
+            Init::Constant(value) => Tensor::full(shape, value, (&self.device, dtype)),
             Init::Normal(std) => {
                 self.device.seed(seed ^ name_hash(name));
-                Tensor::random(shape, Distribution::Normal(0.0, std), (&self.device, self.dtype))
+                Tensor::random(shape, Distribution::Normal(0.0, std), (&self.device, dtype))
             }
         }
     }
