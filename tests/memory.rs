@@ -5,7 +5,7 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, OptimizerSpec, Stepper, Targets, loss};
+use peftlab_harness::{Attached, Stepper, Targets, TrainingSpec, loss};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Weights};
 use peftlab_meter::{CountingAllocator, allocated};
 use peftlab_peft::{Course, Registry};
@@ -66,8 +66,7 @@ fn train_clipped(name: &str, settings: Value, max_grad_norm: Option<f64>) -> Tak
         &*method,
         &model,
         &outline,
-        &OptimizerSpec::default(),
-        max_grad_norm,
+        &TrainingSpec { max_grad_norm, ..TrainingSpec::default() },
         Course { steps: 3, seed: 1 },
     );
     let (mut peak, mut steps) = (0, Vec::new());

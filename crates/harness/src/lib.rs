@@ -20,7 +20,7 @@ mod train;
 
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
-pub use experiment::{DtypeSpec, Experiment, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
+pub use experiment::{DtypeSpec, Experiment, Keep, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
 pub use loss::{Loss, Targets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
 pub use step::Stepper;

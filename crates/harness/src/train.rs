@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::device;
 use crate::error::HarnessError;
-use crate::experiment::TrainingSpec;
+use crate::experiment::{Keep, TrainingSpec};
 use crate::kernels::KernelWatch;
 use crate::loss::{Targets, loss};
 use crate::step::Stepper;
@@ -169,10 +169,10 @@ impl Trainer<'_> {
         let steps = planned_steps(spec, lengths.len());
         let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
         let course = Course { steps, seed: self.seed };
-        let mut stepper =
-            Stepper::new(self.method, &model, self.outline, &spec.optimizer, spec.max_grad_norm, course);
+        let mut stepper = Stepper::new(self.method, &model, self.outline, spec, course);
         let mut history = History { planned: steps, best_step: steps, ..History::default() };
-        let mut best: Option<(f64, Model)> = None;
+        // the loss, and the weights where they are kept
+        let mut best: Option<(f64, Option<Model>)> = None;
         let mut looks_without_gain = 0;
         let mut watch = spec.profile_kernels.then(KernelWatch::default);
 
@@ -203,7 +203,7 @@ impl Trainer<'_> {
                     history.validation.push((done, loss));
                     event(Event::Validation { step: done, loss });
                     if best.as_ref().is_none_or(|(best, _)| loss < *best) {
-                        best = Some((loss, model.clone()));
+                        best = Some((loss, (spec.keep == Keep::Best).then(|| model.clone())));
                         history.best_step = done;
                         looks_without_gain = 0;
                     } else {
@@ -218,7 +218,10 @@ impl Trainer<'_> {
         }
         let timed = history.steps.iter().skip(spec.timing_warmup_steps).map(|step| step.seconds).sum();
         history.kernels = watch.map(|watch| watch.profile(timed));
-        Ok((best.map_or(model, |(_, best)| best), history))
+        if spec.keep == Keep::Last {
+            history.best_step = history.steps.len();
+        }
+        Ok((best.and_then(|(_, best)| best).unwrap_or(model), history))
     }
 
     /// Optimizer step `step`, from 0, over `batches` of examples.
