@@ -24,4 +24,4 @@ pub use experiment::{DtypeSpec, Experiment, Keep, MethodSpec, ModelSpec, Trainin
 pub use loss::{Loss, Targets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
 pub use step::Stepper;
-pub use train::Event;
+pub use train::{Event, Feeder, History, Trainer, Validate};

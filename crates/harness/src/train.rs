@@ -31,7 +31,7 @@ struct DeviceBatch {
 
 /// What a task's network needs of its data set: the padding token.
 #[derive(Clone, Debug)]
-pub(crate) struct Feeder {
+pub struct Feeder {
     /// Padding token.
     pub pad: u32,
     /// Where batches go; with autodiff for training and without for evaluation.
@@ -108,7 +108,7 @@ pub enum Event {
 
 /// What training gave besides the model.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     /// Every step.
     pub steps: Vec<Step>,
     /// Validation losses, with the number of steps before each.
@@ -133,10 +133,10 @@ pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
 }
 
 /// A look at the validation set from inside the training loop: the mean loss of a model.
-pub(crate) type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
+pub type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
 
 /// What training needs besides the model and the data.
-pub(crate) struct Trainer<'a> {
+pub struct Trainer<'a> {
     /// The method that the model has attached.
     pub method: &'a dyn DynMethod,
     /// The model's shape before the method.
@@ -157,7 +157,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Where the loss is no number any more.
-    pub(crate) fn train(
+    pub fn train(
         &self,
         mut model: Model,
         split: &Split,
