@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use burn::tensor::{DType, Device};
 use peftlab_backbones::{Head, build, card};
 use peftlab_checkpoint::{Safetensors, TensorSource};
-use peftlab_harness::{Attached, Feeder, Trainer, TrainingSpec};
+use peftlab_harness::{Attached, Feeder, OptimizerSpec, Trainer, TrainingSpec};
 use peftlab_layers::params::{self, HostTensor};
 use peftlab_layers::{Builder, Model, Weights};
 use peftlab_peft::Registry;
@@ -153,7 +153,11 @@ fn thirty_steps_are_torchs() {
         let same = match case.dtype.as_str() {
             // torch's autocast keeps the residual stream in f32, we keep activations in bf16: its rounding is another
             "bf16" => loss < 5e-3 && of_the_way < 0.05,
-            _ => loss < 5e-6 && weight < 2e-5,
+            // it divides by the root of a squared gradient's mean, however small that is
+            _ if matches!(case.training.optimizer, OptimizerSpec::Adafactor { .. }) => {
+                loss < 5e-6 && weight < 2e-5
+            }
+            _ => loss < 1.5e-6 && weight < 2e-6,
         };
         if !same {
             wrong.push(&case.name);
