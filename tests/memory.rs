@@ -1,11 +1,11 @@
-//! QLoRA's memory, counted: a program of its own, for the counters are the whole program's.
+//! The memory of QLoRA and of full fine-tuning, counted: a program of its own, for the counters are the whole program's.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, loss};
+use peftlab_harness::{Attached, FirstToken, Stepper, Targets, TrainingSpec, loss};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Weights};
 use peftlab_meter::{CountingAllocator, allocated};
 use peftlab_peft::{Course, Registry};
@@ -23,6 +23,8 @@ struct Taken {
     before: usize,
     /// The most while training, beyond what was there before the network.
     peak: usize,
+    /// The most in each step of the optimizer, beyond what was there before the network.
+    steps: Vec<usize>,
 }
 
 const HIDDEN: usize = 512;
@@ -38,6 +40,10 @@ fn live() -> usize {
 }
 
 fn train(name: &str, settings: Value) -> Taken {
+    train_clipped(name, settings, None)
+}
+
+fn train_clipped(name: &str, settings: Value, max_grad_norm: Option<f64>) -> Taken {
     let device = Device::flex().autodiff();
     let config = json!({
         "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS,
@@ -60,18 +66,22 @@ fn train(name: &str, settings: Value) -> Taken {
         &*method,
         &model,
         &outline,
-        &OptimizerSpec::default(),
-        None,
+        &TrainingSpec { max_grad_norm, ..TrainingSpec::default() },
         Course { steps: 3, seed: 1 },
     );
-    allocated::reset_peak();
+    let (mut peak, mut steps) = (0, Vec::new());
     for _ in 0..3 {
+        allocated::reset_peak();
         let mean = loss(model.forward(&input, Mode::Train), &targets).sum / targets.counted() as f64;
         assert!(mean.clone().into_scalar::<f32>().is_finite());
         let gradients = GradientsParams::from_grads(mean.backward(), &model);
+        drop(mean);
+        peak = peak.max(allocated::peak().unwrap() as usize - start);
+        allocated::reset_peak();
         model = stepper.step(1e-3, model, gradients).unwrap();
+        steps.push(allocated::peak().unwrap() as usize - start);
     }
-    Taken { base, before, peak: allocated::peak().unwrap() as usize - start }
+    Taken { base, before, peak: peak.max(steps.iter().copied().max().unwrap_or_default()), steps }
 }
 
 fn main() {
@@ -103,5 +113,21 @@ fn main() {
             LARGEST >> 10
         );
         assert!(above as f64 <= 1.05 * LARGEST as f64, "{qlora:?} {lora:?}");
+    }
+    full();
+}
+
+/// The first step of full fine-tuning begins with weights and gradients and ends with weights and two moments; the others
+/// begin with all four. What is on its way is one tensor's: never a second set of any of them.
+fn full() {
+    for limit in [None, Some(1e-3)] {
+        let full = train_clipped("full", json!({}), limit);
+        let sets: Vec<f64> = full.steps.iter().map(|step| *step as f64 / full.before as f64).collect();
+        println!(
+            "full, clipped at {limit:?}: weights {} KiB, steps times that: {sets:.2?}",
+            full.before >> 10
+        );
+        assert!(full.steps[0] <= 3 * full.before + 2 * LARGEST, "{full:?}");
+        assert!(full.steps[1..].iter().all(|step| *step <= 4 * full.before + 2 * LARGEST), "{full:?}");
     }
 }

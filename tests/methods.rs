@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, adapter, loss};
+use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, TrainingSpec, adapter, loss};
 use peftlab_layers::params::{self, HostTensor};
 use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
 use peftlab_peft::{Course, DynMethod, Identity, MergeKind, Registry};
@@ -265,8 +265,7 @@ fn course(steps: usize) -> Course {
 /// Trains on one batch until its loss is below a tenth of what it was; the smallest share that it came to.
 fn overfit(architecture: &str, method: &dyn DynMethod, learning_rate: f64) -> Result<f64, String> {
     let Attached { mut model, outline } = attach(architecture, method);
-    let optimizer = OptimizerSpec::default();
-    let mut stepper = Stepper::new(method, &model, &outline, &optimizer, Some(1.0), course(200));
+    let mut stepper = Stepper::new(method, &model, &outline, &TrainingSpec::default(), course(200));
     let value = |loss: Tensor<1>| f64::from(loss.into_scalar::<f32>());
     let start = value(mean_loss(&model, architecture, Mode::Train));
     let mut least = 1.0f64;

@@ -1,7 +1,7 @@
 //! Putting a method on a model, and knowing which parameters are whose.
 
 use burn::tensor::Device;
-use peftlab_layers::params;
+use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Initializer, Model};
 use peftlab_peft::{DynMethod, NotApplicable, Outline};
 use peftlab_record::Parameters;
@@ -18,7 +18,7 @@ pub struct Attached {
 
 impl Attached {
     /// Attaches `method` to `model`, with tensors drawn from `seed`. The method's own tensors, the base
-    /// parameters it names, and the task's head are trained; all else is frozen.
+    /// parameters it names, and the task's head are trained, in `f32`; all else is frozen.
     ///
     /// # Errors
     /// Where the method does not apply to the model.
@@ -34,8 +34,7 @@ impl Attached {
         let base: HashSet<&str> = outline.parameters.iter().map(|info| info.name.as_str()).collect();
         let model = params::set_trained(model, |info| {
             // what is neither the base's nor marked by the method keeps what the method gave it
-            info.trained
-                || (base.contains(info.name.as_str()) && (method.trains(info) || outline.is_head(&info.name)))
+            info.trained || (base.contains(info.name.as_str()) && is_trained(method, &outline, info))
         });
         Ok(Self { model, outline })
     }
@@ -62,6 +61,11 @@ impl Attached {
         }
         Ok(parameters(adapter, head, count.stored, count.buffers, self.outline.total()))
     }
+}
+
+/// Whether `method` trains the parameter `info` of the base model.
+pub(crate) fn is_trained(method: &dyn DynMethod, outline: &Outline, info: &ParamInfo) -> bool {
+    method.trains(info) || outline.is_head(&info.name)
 }
 
 /// The five numbers of a method's size, and the share of the whole.

@@ -104,6 +104,17 @@ pub enum DtypeSpec {
     Bf16,
 }
 
+/// Whose weights a run keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Those of the look at the validation set with the lowest loss; `transformers`' `load_best_model_at_end`.
+    #[default]
+    Best,
+    /// Those of the last step, as `transformers` does unless told otherwise.
+    Last,
+}
+
 /// `[training]`; a method may change any of it in its own table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -126,14 +137,19 @@ pub struct TrainingSpec {
     pub warmup_steps: Option<usize>,
     /// The optimizer.
     pub optimizer: OptimizerSpec,
+    /// Whether weight decay acts on biases and on the weights of norms, too, as torch's optimizers do by themselves;
+    /// `transformers`' `Trainer` leaves them out.
+    pub decay_biases_and_norms: bool,
     /// Largest global norm of the gradients; absent for no clipping.
     pub max_grad_norm: Option<f64>,
     /// Batches of similar lengths are made from this many batches at a time; 0 for none.
     pub length_buckets: usize,
     /// Steps between looks at the validation set; absent for one at the end.
     pub evaluate_every: Option<usize>,
-    /// Looks without an improvement after which training stops. The best weights are kept.
+    /// Looks without an improvement after which training stops.
     pub patience: Option<usize>,
+    /// Whose weights are scored and saved where `evaluate_every` looks at validation.
+    pub keep: Keep,
     /// Whether the validation loss is measured before the first step, too.
     pub evaluate_start: bool,
     /// Whether the validation loss of the merged model is measured, too, where the method can be merged.
@@ -158,10 +174,12 @@ impl Default for TrainingSpec {
             warmup_ratio: 0.0,
             warmup_steps: None,
             optimizer: OptimizerSpec::default(),
+            decay_biases_and_norms: true,
             max_grad_norm: Some(1.0),
             length_buckets: 20,
             evaluate_every: None,
             patience: None,
+            keep: Keep::default(),
             evaluate_start: true,
             evaluate_merged: false,
             evaluate_batch_size: 64,
@@ -204,8 +222,14 @@ impl TrainingSpec {
         if self.patience.is_some() && self.evaluate_every.is_none() {
             return Err("patience counts looks at the validation set; give evaluate_every, too".to_owned());
         }
+        if self.keep == Keep::Last && self.evaluate_every.is_none() {
+            return Err(
+                "keep = \"last\" is about looks at the validation set; give evaluate_every, too".to_owned()
+            );
+        }
+        self.optimizer.check()?;
         match self.max_grad_norm {
-            Some(limit) if limit <= 0.0 => {
+            Some(limit) if !(limit.is_finite() && limit > 0.0) => {
                 Err(format!("max_grad_norm is {limit}; it must be above 0, or absent"))
             }
             _ => Ok(()),

@@ -26,9 +26,11 @@ mod train;
 
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
-pub use experiment::{DtypeSpec, Experiment, HeadSpec, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec};
+pub use experiment::{
+    DtypeSpec, Experiment, HeadSpec, Keep, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec,
+};
 pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};
 pub use source::{ModelSource, TaskHead};
 pub use step::Stepper;
-pub use train::Event;
+pub use train::{Event, Feeder, History, Trainer, Validate};

@@ -1,7 +1,7 @@
 //! The loss of a batch, by the kind of task, and what it is a mean over. Both come from here, so that no mean is
 //! divided by another number of tokens than were summed.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use peftlab_layers::{Model, Output};
 use peftlab_ops as ops;
 
@@ -92,7 +92,8 @@ pub fn loss(output: Output, targets: &Targets) -> Loss {
         }
         (Output::Sequence(logits), Targets::Values(values)) => {
             let [rows, _] = logits.dims();
-            let each = (logits.slice([0..rows, 0..1]).reshape([rows]) - values.clone()).square();
+            let predicted = logits.slice([0..rows, 0..1]).reshape([rows]).cast(FloatDType::F32);
+            let each = (predicted - values.clone()).square();
             Loss { sum: each.clone().sum(), each }
         }
         (Output::Tokens(logits), Targets::Tokens(TokenTargets { labels, .. })) => {

@@ -20,13 +20,13 @@ pub enum OptimizerSpec {
     AdamW {
         /// Decay of the two moments.
         #[serde(default = "default_betas")]
-        betas: [f32; 2],
+        betas: [f64; 2],
         /// Added to the root of the second moment.
         #[serde(default = "default_eps")]
-        eps: f32,
+        eps: f64,
         /// Decoupled weight decay.
         #[serde(default = "default_weight_decay")]
-        weight_decay: f32,
+        weight_decay: f64,
     },
     /// Stochastic gradient descent with momentum.
     Sgd {
@@ -35,27 +35,49 @@ pub enum OptimizerSpec {
         momentum: f64,
         /// L2 penalty, added to the gradient.
         #[serde(default)]
-        weight_decay: f32,
+        weight_decay: f64,
     },
     /// Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with the experiment's learning rate: no relative step,
-    /// no scaling by the parameter.
+    /// no scaling by the parameter, no first moment; what `transformers`' has with `relative_step` and
+    /// `scale_parameter` off.
     Adafactor {
-        /// Weight decay.
+        /// Decoupled weight decay.
         #[serde(default)]
-        weight_decay: f32,
+        weight_decay: f64,
+        /// Added to the squared gradient; `eps[0]` there. The other one there belongs to `scale_parameter`.
+        #[serde(default = "default_adafactor_eps")]
+        eps: f64,
+        /// The largest root mean square of a parameter's update, before the learning rate.
+        #[serde(default = "default_clip_threshold")]
+        clip_threshold: f64,
+        /// The second moment's decay at step t is 1 - t to the power of this.
+        #[serde(default = "default_decay_rate")]
+        decay_rate: f64,
     },
 }
 
-fn default_betas() -> [f32; 2] {
+fn default_betas() -> [f64; 2] {
     [0.9, 0.999]
 }
 
-fn default_eps() -> f32 {
+fn default_eps() -> f64 {
     1e-8
 }
 
-fn default_weight_decay() -> f32 {
+fn default_weight_decay() -> f64 {
     0.01
+}
+
+fn default_adafactor_eps() -> f64 {
+    1e-30
+}
+
+fn default_clip_threshold() -> f64 {
+    1.0
+}
+
+fn default_decay_rate() -> f64 {
+    -0.8
 }
 
 impl Default for OptimizerSpec {
@@ -80,10 +102,18 @@ impl OptimizerSpec {
     }
 
     /// The optimizer for `model` with `method` attached: its learning rates, and what it puts in the optimizer's place.
-    pub fn for_method(&self, method: &dyn DynMethod, model: &Model, outline: &Outline) -> ModuleOptimizer {
+    /// `everything` says whether biases and norms decay, too.
+    pub fn for_method(
+        &self,
+        method: &dyn DynMethod,
+        model: &Model,
+        outline: &Outline,
+        everything: bool,
+    ) -> ModuleOptimizer {
         let mut groups: BTreeMap<(u64, bool), Vec<ParamId>> = BTreeMap::new();
         for info in params::infos(model).iter().filter(|info| info.trained) {
-            let group = (method.learning_rate_factor(info), method.decays(info));
+            let decays = method.decays(info) && (everything || !is_bias_or_norm(&info.name));
+            let group = (method.learning_rate_factor(info), decays);
             if group != (1.0, true) {
                 groups.entry((group.0.to_bits(), group.1)).or_default().push(info.id);
             }
@@ -106,20 +136,61 @@ impl OptimizerSpec {
                 let momentum = MomentumConfig::new().with_momentum(momentum).with_dampening(0.0);
                 let momentum = (momentum.momentum > 0.0).then_some(momentum);
                 let sgd = |decays: bool| {
-                    let decay = (decays && weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay));
+                    let decay =
+                        (decays && weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay as f32));
                     SgdConfig::new().with_momentum(momentum.clone()).with_weight_decay(decay).build()
                 };
                 grouped(sgd, groups)
             }
-            Self::Adafactor { weight_decay } => {
+            Self::Adafactor { weight_decay, eps, clip_threshold, decay_rate } => {
                 let adafactor = |decays| {
                     AdafactorConfig::new()
                         .with_relative_step(false)
                         .with_scale_parameter(false)
-                        .with_weight_decay(if decays { weight_decay } else { 0.0 })
+                        .with_epsilon_1(eps as f32)
+                        .with_clip_threshold(clip_threshold as f32)
+                        .with_decay_rate(decay_rate)
+                        .with_weight_decay(if decays { weight_decay as f32 } else { 0.0 })
                         .build()
                 };
                 grouped(adafactor, groups)
+            }
+        }
+    }
+
+    /// Why these constants make no optimizer, with the remedy.
+    ///
+    /// # Errors
+    /// Where one of them is out of its range.
+    pub fn check(&self) -> Result<(), String> {
+        let at_least_0 = |key: &str, value: f64| match value.is_finite() && value >= 0.0 {
+            true => Ok(()),
+            false => Err(format!("optimizer: {key} is {value}; it must be 0 or more")),
+        };
+        let above_0 = |key: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(format!("optimizer: {key} is {value}; it must be above 0")),
+        };
+        match *self {
+            Self::AdamW { betas, eps, weight_decay } => {
+                if let Some(beta) = betas.into_iter().find(|beta| !(0.0..1.0).contains(beta)) {
+                    return Err(format!("optimizer: one of betas is {beta}; they must be from 0 to below 1"));
+                }
+                at_least_0("eps", eps)?;
+                at_least_0("weight_decay", weight_decay)
+            }
+            Self::Sgd { momentum, weight_decay } => {
+                at_least_0("momentum", momentum)?;
+                at_least_0("weight_decay", weight_decay)
+            }
+            Self::Adafactor { weight_decay, eps, clip_threshold, decay_rate } => {
+                // Burn keeps them in f32, where a smaller one is zero
+                above_0("eps", f64::from(eps as f32))?;
+                above_0("clip_threshold", f64::from(clip_threshold as f32))?;
+                if !(decay_rate.is_finite() && decay_rate < 0.0) {
+                    return Err(format!("optimizer: decay_rate is {decay_rate}; it must be below 0"));
+                }
+                at_least_0("weight_decay", weight_decay)
             }
         }
     }
@@ -135,6 +206,14 @@ impl OptimizerSpec {
             },
         }
     }
+}
+
+/// Whether a parameter is a bias or a norm's weight, by its name, as `transformers`' `Trainer` tells them
+/// (`get_decay_parameter_names`): it holds `bias`, `layernorm` or `rmsnorm`, or a part of it is `norm` or ends in `_norm`.
+fn is_bias_or_norm(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["bias", "layernorm", "rmsnorm"].iter().any(|part| name.contains(part))
+        || name.split('.').any(|part| part == "norm" || part.ends_with("_norm"))
 }
 
 /// One optimizer a group, and one for the rest; `optimizer` makes it with weight decay or without.
@@ -237,6 +316,7 @@ pub fn clip_global_norm<M: Module>(
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
+    use serde_json::json;
 
     use super::*;
 
@@ -274,6 +354,36 @@ mod tests {
     }
 
     #[test]
+    fn biases_and_norms_are_told_by_their_names() {
+        let left_out = [
+            "bert.encoder.layer.0.attention.output.LayerNorm.weight",
+            "bert.encoder.layer.0.output.dense.bias",
+            "model.layers.3.input_layernorm.weight",
+            "model.layers.3.self_attn.q_norm.weight",
+            "model.norm.weight",
+        ];
+        assert!(left_out.into_iter().all(is_bias_or_norm));
+        let decayed = ["bert.embeddings.word_embeddings.weight", "layers.0.normal.weight", "q.lora_A.weight"];
+        assert!(!decayed.into_iter().any(is_bias_or_norm));
+    }
+
+    #[test]
+    fn constants_out_of_their_range_are_refused_by_name() {
+        for (settings, key) in [
+            (json!({ "name": "adamw", "betas": [0.9, 1.0] }), "betas"),
+            (json!({ "name": "adamw", "weight_decay": -0.1 }), "weight_decay"),
+            (json!({ "name": "sgd", "momentum": -1.0 }), "momentum"),
+            (json!({ "name": "adafactor", "eps": 0.0 }), "eps"),
+            (json!({ "name": "adafactor", "clip_threshold": 0.0 }), "clip_threshold"),
+            (json!({ "name": "adafactor", "decay_rate": 0.8 }), "decay_rate"),
+        ] {
+            let spec: OptimizerSpec = serde_json::from_value(settings).unwrap();
+            assert!(spec.check().unwrap_err().contains(key), "{spec:?}");
+        }
+        assert_eq!(OptimizerSpec::default().check(), Ok(()));
+    }
+
+    #[test]
     fn clipping_scales_all_gradients_by_their_global_norm() {
         let module = two(&Device::flex().autodiff());
         let (clipped, norm) = clip_global_norm(gradients(&module), &module, 1.0);
@@ -302,7 +412,8 @@ mod tests {
     fn adafactor_moves_against_the_gradient() {
         let mut module = two(&Device::flex().autodiff());
         let gradients = gradients(&module);
-        module = OptimizerSpec::Adafactor { weight_decay: 0.0 }.init().step(0.1, module, gradients);
+        let adafactor: OptimizerSpec = serde_json::from_value(json!({ "name": "adafactor" })).unwrap();
+        module = adafactor.init().step(0.1, module, gradients);
         assert!(values(&module.a)[0] < 1.0 && values(&module.b)[1] < 3.0);
     }
 }

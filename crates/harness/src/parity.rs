@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
+use crate::experiment::TrainingSpec;
 use crate::loss::{FirstToken, Targets, loss};
 use crate::optimizer::OptimizerSpec;
 use crate::step::Stepper;
@@ -49,9 +50,9 @@ enum BundleMode {
 #[derive(Deserialize)]
 struct Steps {
     lr: f64,
-    betas: [f32; 2],
-    eps: f32,
-    weight_decay: f32,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
     steps: usize,
 }
 
@@ -220,8 +221,9 @@ impl Run<'_> {
         errors.logits("logits", &model, &expected, "logits", logits)?;
         let Steps { betas, eps, weight_decay, steps, .. } = self.bundle.optimizer;
         let optimizer = OptimizerSpec::AdamW { betas, eps, weight_decay };
+        let training = TrainingSpec { optimizer, max_grad_norm: None, ..TrainingSpec::default() };
         let course = Course { steps, seed: 0 };
-        let mut stepper = Stepper::new(self.method, &model, &attached.outline, &optimizer, None, course);
+        let mut stepper = Stepper::new(self.method, &model, &attached.outline, &training, course);
         let batch = Batch { input: &input, targets: &targets };
         let (first, gradients) = self.backward(&mut model, &stepper, batch);
         errors.add("loss", (first - f64::from(expected.read_f32("loss")?[0])).abs(), loss_tolerance);

@@ -64,6 +64,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
                 DtypeSpec::Bf16 => "bf16",
             }
             .to_owned(),
+            trained_dtype: "f32".to_owned(),
         },
         status: Status::Failed,
         message: String::new(),
@@ -347,8 +348,9 @@ impl Run<'_> {
 
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
-        let mut model = self.scorer.plan.source.build(self.scorer.head, self.cell.seed, device)?;
         let method = self.method();
+        let mut model =
+            self.scorer.plan.source.build_for(method, self.scorer.head, self.cell.seed, device)?;
         let before = self.first_logits(&mut model, device);
         let mut attached = Attached::new(model, method, self.cell.seed, device)
             .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;

@@ -6,10 +6,11 @@ use burn::tensor::{DType, Device};
 use peftlab_backbones::{BackboneCard, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, SpecialTokens, Tokenizer, load_config, load_tokenizer, resolve};
 use peftlab_layers::{BuildLog, Builder, HeadRows, Model, Weights};
-use peftlab_peft::Outline;
+use peftlab_peft::{DynMethod, Outline};
 use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
 use serde_json::Value;
 
+use crate::attach::is_trained;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
 use crate::labels;
@@ -97,6 +98,27 @@ impl ModelSource {
     pub fn build(&self, head: &TaskHead, seed: u64, device: &Device) -> Result<Model, HarnessError> {
         let weights = self.weights(head.rows.as_deref(), seed);
         self.with(head.head, &Builder::new(weights, device, self.dtype))
+    }
+
+    /// As [`build`](Self::build), with what `method` trains of it in `f32`, as it is in the checkpoint.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_for(
+        &self,
+        method: &dyn DynMethod,
+        head: &TaskHead,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Model, HarnessError> {
+        if self.dtype == DType::F32 {
+            return self.build(head, seed, device);
+        }
+        let outline = &head.outline;
+        let trained = outline.parameters.iter().filter(|info| is_trained(method, outline, info));
+        let masters = trained.map(|info| info.name.clone()).collect();
+        let builder = Builder::new(self.weights(head.rows.as_deref(), seed), device, self.dtype);
+        self.with(head.head, &builder.with_masters(&masters))
     }
 
     /// The head of `task` on this model, with nothing allocated.

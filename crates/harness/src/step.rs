@@ -9,7 +9,8 @@ use peftlab_layers::Model;
 use peftlab_peft::{Course, DynMethod, Outline, Policy};
 
 use crate::error::HarnessError;
-use crate::optimizer::{OptimizerSpec, clip_global_norm};
+use crate::experiment::TrainingSpec;
+use crate::optimizer::clip_global_norm;
 
 /// A model's optimizer, with what its method does around the steps.
 pub struct Stepper {
@@ -21,19 +22,20 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// The optimizer of `model`, which has `method` attached, before its first step.
+    /// The optimizer of `model`, which has `method` attached, before its first step; `training` says which, with its
+    /// clipping and decay.
     pub fn new(
         method: &dyn DynMethod,
         model: &Model,
         outline: &Outline,
-        optimizer: &OptimizerSpec,
-        max_grad_norm: Option<f64>,
+        training: &TrainingSpec,
         course: Course,
     ) -> Self {
+        let TrainingSpec { optimizer, max_grad_norm, decay_biases_and_norms, .. } = training;
         Self {
-            optimizer: optimizer.for_method(method, model, outline),
+            optimizer: optimizer.for_method(method, model, outline, *decay_biases_and_norms),
             policy: method.policy(course),
-            max_grad_norm,
+            max_grad_norm: *max_grad_norm,
             done: 0,
             updated: HashSet::new(),
         }

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::device;
 use crate::error::HarnessError;
-use crate::experiment::TrainingSpec;
+use crate::experiment::{Keep, TrainingSpec};
 use crate::kernels::KernelWatch;
 use crate::loss::{FirstToken, Targets, loss};
 use crate::step::Stepper;
@@ -32,7 +32,7 @@ struct DeviceBatch {
 
 /// What a task's network needs of its data set.
 #[derive(Clone, Debug)]
-pub(crate) struct Feeder {
+pub struct Feeder {
     /// Longest row that the network has positions for.
     pub room: usize,
     /// Padding token.
@@ -105,7 +105,7 @@ pub enum Event {
 
 /// What training gave besides the model.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     /// Every step.
     pub steps: Vec<Step>,
     /// Validation losses, with the number of steps before each.
@@ -132,10 +132,10 @@ pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
 }
 
 /// A look at the validation set from inside the training loop: the mean loss of a model.
-pub(crate) type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
+pub type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
 
 /// What training needs besides the model and the data.
-pub(crate) struct Trainer<'a> {
+pub struct Trainer<'a> {
     /// The method that the model has attached.
     pub method: &'a dyn DynMethod,
     /// The model's shape before the method.
@@ -156,7 +156,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Where a loss, in training or on validation, or a norm of the gradients is no finite number any more.
-    pub(crate) fn train(
+    pub fn train(
         &self,
         mut model: Model,
         split: &Split,
@@ -168,10 +168,10 @@ impl Trainer<'_> {
         let steps = planned_steps(spec, lengths.len());
         let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
         let course = Course { steps, seed: self.seed };
-        let mut stepper =
-            Stepper::new(self.method, &model, self.outline, &spec.optimizer, spec.max_grad_norm, course);
+        let mut stepper = Stepper::new(self.method, &model, self.outline, spec, course);
         let mut history = History { planned: steps, best_step: steps, ..History::default() };
-        let mut best: Option<(f64, Model)> = None;
+        // the loss, and the weights where they are kept
+        let mut best: Option<(f64, Option<Model>)> = None;
         let mut looks_without_gain = 0;
         let mut watch = spec.profile_kernels.then(KernelWatch::default);
 
@@ -202,7 +202,7 @@ impl Trainer<'_> {
                     history.validation.push((done, loss));
                     event(Event::Validation { step: done, loss });
                     if best.as_ref().is_none_or(|(best, _)| loss < *best) {
-                        best = Some((loss, model.clone()));
+                        best = Some((loss, (spec.keep == Keep::Best).then(|| model.clone())));
                         history.best_step = done;
                         looks_without_gain = 0;
                     } else {
@@ -218,7 +218,10 @@ impl Trainer<'_> {
         let timed = history.steps.iter().skip(spec.timing_warmup_steps).map(|step| step.seconds).sum();
         history.updated.clone_from(stepper.updated());
         history.kernels = watch.map(|watch| watch.profile(timed));
-        Ok((best.map_or(model, |(_, best)| best), history))
+        if spec.keep == Keep::Last {
+            history.best_step = history.steps.len();
+        }
+        Ok((best.and_then(|(_, best)| best).unwrap_or(model), history))
     }
 
     /// Optimizer step `step`, from 0, over `batches` of examples.

@@ -1,7 +1,7 @@
 //! Building networks: every parameter is asked for by its name on the Hub.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use burn::module::{Param, ParamId};
@@ -131,13 +131,15 @@ pub struct Builder<'a> {
     path: String,
     outline: bool,
     log: Rc<RefCell<BuildLog>>,
+    masters: Option<&'a HashSet<String>>,
 }
 
 impl<'a> Builder<'a> {
     /// A builder at the root of the tree; parameters of element type `dtype` on `device`.
     pub fn new(weights: Weights<'a>, device: &Device, dtype: DType) -> Self {
         let log = Rc::default();
-        Self { weights, device: device.clone(), dtype, path: String::new(), outline: false, log }
+        let (path, outline, masters) = (String::new(), false, None);
+        Self { weights, device: device.clone(), dtype, path, outline, log, masters }
     }
 
     /// What was taken from the checkpoint so far, by this builder and all that were made from it.
@@ -150,6 +152,18 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn outline(self) -> Self {
         Self { outline: true, ..self }
+    }
+
+    /// A builder that keeps the parameters of these names in `f32`, as they are in the file, for they will be trained;
+    /// in the forward pass they are cast to the builder's element type.
+    #[must_use]
+    pub fn with_masters(self, names: &'a HashSet<String>) -> Self {
+        Self { masters: Some(names), ..self }
+    }
+
+    /// The element type that the parameter `name` is kept in.
+    fn kept(&self, name: &str) -> DType {
+        if self.masters.is_some_and(|names| names.contains(name)) { DType::F32 } else { self.dtype }
     }
 
     /// The builder for the child `name`.
@@ -199,7 +213,7 @@ impl<'a> Builder<'a> {
         padding: Option<i64>,
     ) -> Result<Embedding, BuildError> {
         let weight = self.parameter(&["weight"], [entries, hidden], false, Init::Normal(0.02))?;
-        Ok(Embedding { weight, padding })
+        Ok(Embedding { weight, padding, compute: self.dtype })
     }
 
     /// A layer norm.
@@ -237,8 +251,9 @@ impl<'a> Builder<'a> {
             Some((source, in_file)) => {
                 let values = self.in_order(&name, source.read_f32(&in_file)?, &shape);
                 let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
-                let data = TensorData::new(values, stored).convert_dtype(self.dtype);
-                Tensor::from_data(data, (&self.device, self.dtype))
+                let dtype = self.kept(&name);
+                let data = TensorData::new(values, stored).convert_dtype(dtype);
+                Tensor::from_data(data, (&self.device, dtype))
             }
             None => self.drawn(&name, stored, init),
         };
@@ -313,11 +328,12 @@ impl<'a> Builder<'a> {
     /// Drawn on the device, so that a model larger than the host's memory can be made.
     fn drawn<const D: usize>(&self, name: &str, shape: [usize; D], init: Init) -> Tensor<D> {
         let (Weights::Checkpoint { seed, .. } | Weights::Random { seed }) = self.weights;
+        let dtype = self.kept(name);
         match init {
-            Init::Constant(value) => Tensor::full(shape, value, (&self.device, self.dtype)),
+            Init::Constant(value) => Tensor::full(shape, value, (&self.device, dtype)),
             Init::Normal(std) => {
                 self.device.seed(seed ^ name_hash(name));
-                Tensor::random(shape, Distribution::Normal(0.0, std), (&self.device, self.dtype))
+                Tensor::random(shape, Distribution::Normal(0.0, std), (&self.device, dtype))
             }
         }
     }

@@ -47,19 +47,19 @@ impl<M: Module + Sync + 'static> ErasedModule for M {
     }
 
     fn map_erased(&mut self, mapper: &mut dyn ErasedMapper) {
-        *self = self.clone().map(&mut Erase(mapper));
+        consume(self, |module| module.map(&mut Erase(mapper)));
     }
 
     fn to_device_erased(&mut self, device: &Device) {
-        *self = self.clone().to_device(device);
+        consume(self, |module| module.to_device(device));
     }
 
     fn fork_erased(&mut self, device: &Device) {
-        *self = self.clone().fork(device);
+        consume(self, |module| module.fork(device));
     }
 
     fn train_erased(&mut self) {
-        *self = Module::train(self.clone());
+        consume(self, Module::train);
     }
 
     fn valid_erased(&mut self) {
@@ -67,12 +67,20 @@ impl<M: Module + Sync + 'static> ErasedModule for M {
     }
 
     fn materialize_erased(&mut self) {
-        *self = self.clone().materialize();
+        consume(self, Module::materialize);
     }
 
     fn collect_devices_erased(&self, devices: Vec<Device>) -> Vec<Device> {
         self.collect_devices(devices)
     }
+}
+
+/// Replaces `module` by what `change` makes of it, without a second handle on its tensors: with one, a mapper could not
+/// change a tensor in place, and an optimizer's step would hold the old weights of the whole network beside the new.
+///
+/// A panic in `change` has lost the module that `module` is to hold again: it ends the process, after its message.
+fn consume<M>(module: &mut M, change: impl FnOnce(M) -> M) {
+    replace_with::replace_with_or_abort(module, change);
 }
 
 /// A trait object that is a [`Module`]: what a site holds of a method, or a model of its backbone.

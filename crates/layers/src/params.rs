@@ -306,13 +306,19 @@ pub fn assign<M: Module>(
     }
 }
 
-/// Marks as trained exactly the parameters for which `select` says so.
+/// Marks as trained exactly the parameters for which `select` says so. What is trained is in `f32` from then on,
+/// whatever type it is computed in: a step that is small beside the weight would be rounded away in a narrower one.
 pub fn set_trained<M: Module>(module: M, select: impl Fn(&ParamInfo) -> bool) -> M {
     struct Mark<F>(F);
     impl<F: Fn(&ParamInfo) -> bool> Writer for Mark<F> {
         fn write<const D: usize>(&mut self, place: Place, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let trained = (self.0)(&place.info);
-            if trained == place.info.trained { param } else { param.set_require_grad(trained) }
+            if trained == place.info.trained {
+                return param;
+            }
+            let narrow = trained && place.info.dtype != DType::F32;
+            let param = if narrow { param.map(|values| values.cast(DType::F32)) } else { param };
+            param.set_require_grad(trained)
         }
     }
     module.map(&mut Walk(Path::default(), &mut Mark(select)))

@@ -1,7 +1,7 @@
 //! Layers that are no sites: norms, tables, and linear maps that methods are made of.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use peftlab_ops as ops;
 
 /// A linear map that is no site: what methods are made of.
@@ -64,12 +64,16 @@ pub struct Embedding {
     /// The entry that stands for padding and gets no gradient, as torch's `padding_idx`.
     #[module(skip)]
     pub padding: Option<i64>,
+    /// Element type of the vectors that are looked up, and so of the activations: a trained table is in `f32`.
+    #[module(skip)]
+    pub compute: DType,
 }
 
 impl Embedding {
     /// `[batch, length]` to `[batch, length, hidden]`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let vectors = burn::tensor::module::embedding(self.weight.val(), ids.clone());
+        let vectors = if vectors.dtype() == self.compute { vectors } else { vectors.cast(self.compute) };
         match self.padding {
             Some(padding) if self.weight.is_require_grad() => {
                 let dims = vectors.dims();

@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::adamw::AdamConstants;
 use crate::outline::Outline;
-use crate::policy::{AdamConstants, Course, Policy};
+use crate::policy::{Course, Policy};
 
 /// The families of Xu et al. 2023, arXiv 2312.12148.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! What a method does around training steps, besides its forward pass.
 
-use burn::optim::{AdamW, AdamWConfig, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use peftlab_layers::{Model, ProjectionAdapter};
 
@@ -39,29 +39,6 @@ pub struct Course {
     pub steps: usize,
     /// The run's seed.
     pub seed: u64,
-}
-
-/// AdamW's constants, for methods that bring an optimizer of their own.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamConstants {
-    /// Decay of the two moments.
-    pub betas: [f32; 2],
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-}
-
-impl AdamConstants {
-    /// The optimizer with these constants.
-    pub fn adamw(&self) -> AdamW {
-        AdamWConfig::new()
-            .with_beta_1(self.betas[0])
-            .with_beta_2(self.betas[1])
-            .with_epsilon(self.eps)
-            .with_weight_decay(self.weight_decay)
-            .build()
-    }
 }
 
 /// Every projection that has an adapter of type `T`: its name, and the adapter.

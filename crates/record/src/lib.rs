@@ -101,8 +101,16 @@ pub struct ModelInfo {
     pub source: String,
     /// Identifies its weights.
     pub digest: String,
-    /// Element type of its frozen weights.
+    /// Element type of its frozen weights, and of its activations.
     pub dtype: String,
+    /// Element type that trained weights are kept in, those of the base model, too: `base_bytes` counts them so.
+    #[serde(default = "in_f32")]
+    pub trained_dtype: String,
+}
+
+/// What records of before the field say: adapters and weights of f32 models were.
+fn in_f32() -> String {
+    "f32".to_owned()
 }
 
 /// How a run ended.

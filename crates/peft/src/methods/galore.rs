@@ -1,7 +1,5 @@
 use burn::module::ParamGroup;
-use burn::optim::{
-    AdamW, AdamWState, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource, join_path,
-};
+use burn::optim::{ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource, join_path};
 use burn::tensor::{DType, Device, Tensor};
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Initializer, Model, ProjectionInfo};
@@ -12,7 +10,8 @@ use super::checks::{check_interval, check_rank};
 use super::decomposition::{Decomposition, leading, tensor};
 use super::low_rank::BLOCKS;
 use crate::{
-    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
+    AdamConstants, AdamW, AdamWState, Card, Count, Family, Identity, MergeKind, Method, NotApplicable,
+    Outline, Targets,
 };
 
 /// GaLore: full fine-tuning with Adam's moments in a low-rank subspace of the gradient.
@@ -100,7 +99,7 @@ impl Method for GaLore {
         let ids = params::infos(model).into_iter().filter(|info| is_target(&info.name)).map(|info| info.id);
         let projected = Projected {
             adam: AdamConstants { weight_decay: 0.0, ..constants }.adamw(),
-            weight_decay: f64::from(constants.weight_decay),
+            weight_decay: constants.weight_decay,
             rank: self.rank,
             update_every: self.update_every,
             scale: self.scale,
@@ -156,9 +155,7 @@ impl Optimizer for Projected {
         };
         let gradient: Tensor<2> = gradient.reshape::<2, _>([input, output]).cast(DType::F32);
         let (basis, moments) = match state {
-            Some(ProjectedState { moments, .. })
-                if moments.momentum.time.is_multiple_of(self.update_every) =>
-            {
+            Some(ProjectedState { moments, .. }) if moments.steps.is_multiple_of(self.update_every) => {
                 (self.basis(gradient.clone()), Some(moments))
             }
             Some(ProjectedState { basis, moments }) => (basis, Some(moments)),
@@ -243,7 +240,7 @@ mod tests {
             let ProjectedState { basis, moments: adam } = state.expect("it keeps a state");
             let rank = 3.min(side);
             assert_eq!(basis.dims(), [side, rank]);
-            assert_eq!(adam.momentum.moment_1.dims(), moments);
+            assert_eq!(adam.first.dims(), moments);
             let gram = basis.clone().transpose().matmul(basis);
             let error = (gram - Tensor::<2>::eye(rank, &Device::flex())).abs().max().into_scalar::<f32>();
             assert!(error < 1e-5, "{shape:?}: {error}");

@@ -1,5 +1,5 @@
 use burn::module::ParamGroup;
-use burn::optim::{AdamW, AdamWState, ModuleOptimizer, Optimizer};
+use burn::optim::{ModuleOptimizer, Optimizer};
 use burn::tensor::{Device, Tensor};
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Initializer, Model};
@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
 use crate::{
-    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
+    AdamConstants, AdamW, AdamWState, Card, Count, Family, Identity, MergeKind, Method, NotApplicable,
+    Outline, Targets,
 };
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
