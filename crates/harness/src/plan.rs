@@ -173,6 +173,15 @@ impl ModelSource {
         Ok(Outline::of(&mut self.with(head, &builder)?))
     }
 
+    /// Whether the parameter `name` may be missing from the checkpoint, and is, so that it is drawn. All that random
+    /// weights have is meant to be.
+    pub fn draws(&self, name: &str) -> bool {
+        let Some(files) = &self.files else { return false };
+        let in_file = name.strip_prefix(self.card.base_prefix).unwrap_or(name);
+        let has = |name: &str| files.weights.info(name).is_some();
+        self.card.fresh.iter().any(|prefix| name.starts_with(prefix)) && !has(name) && !has(in_file)
+    }
+
     fn weights(&self, seed: u64) -> Weights<'_> {
         match &self.files {
             Some(files) => Weights::Checkpoint {

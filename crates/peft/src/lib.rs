@@ -6,12 +6,16 @@
 mod method;
 pub mod methods;
 mod outline;
+mod peft_config;
 mod policy;
 mod registry;
+mod selection;
 mod target;
 
 pub use method::{Card, Count, DynMethod, Family, Identity, MergeKind, Method, NotApplicable};
 pub use outline::Outline;
+pub use peft_config::PeftConfig;
 pub use policy::{AdamConstants, Course, Policy, adapters_mut};
-pub use registry::{Entry, Registry, SettingsError, UnknownMethod};
+pub use registry::{Described, Entry, Registry, SettingsError, UnknownMethod};
+pub use selection::{OneOrMore, Selection};
 pub use target::Targets;

@@ -8,7 +8,8 @@ use super::decomposition::{Decomposition, balanced};
 use super::low_rank::{BLOCKS, LoraAdapter, LowRank};
 use super::pissa::wide_enough;
 use super::qlora::{QuantType, check_block, pack_blocks};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// LoftQ: QLoRA whose update starts from what quantisation lost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,7 +22,8 @@ pub struct LoftQ {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections that get an update; every linear of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// The four-bit type.
     pub quant_type: QuantType,
     /// Whether the scales are quantised to eight bits, too.
@@ -38,7 +40,7 @@ impl Default for LoftQ {
             rank: 16,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
             quant_type: QuantType::Nf4,
             double_quant: false,
             block_size: 64,
@@ -53,7 +55,7 @@ impl LoftQ {
             rank: self.rank,
             scale: self.alpha / self.rank as f64,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &BLOCKS,
         }
     }
@@ -104,6 +106,9 @@ impl Method for LoftQ {
                 "every linear of the blocks",
                 "names, a regular expression, or \"all-linear\"",
             ),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "false", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),
@@ -112,7 +117,7 @@ impl Method for LoftQ {
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("loftq {} r={} {targets}", self.quant_type.label(self.double_quant), self.rank)
     }
 

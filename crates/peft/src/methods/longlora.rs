@@ -5,7 +5,8 @@ use peftlab_layers::{Attached, Attention, AttentionAdapter, Initializer, Mode, M
 use serde::{Deserialize, Serialize};
 
 use super::low_rank::{LowRank, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// LongLoRA: LoRA for longer sequences, with shifted sparse attention in training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,7 +19,8 @@ pub struct LongLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; all four of the attention if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// Attention in training.
     pub attention: Pattern,
     /// Length of a group over the length of the sequence.
@@ -53,7 +55,7 @@ impl Default for LongLora {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
             attention: Pattern::Shifted,
             group_ratio: 0.25,
             position_factor: 1.0,
@@ -69,7 +71,7 @@ impl LongLora {
             rank: self.rank,
             scale: self.alpha / self.rank as f64,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &ATTENTION,
         }
     }
@@ -112,6 +114,9 @@ impl Method for LongLora {
             ("alpha", "16", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query, key, value, output", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("attention", "\"shifted\"", "attention in training: \"shifted\", \"rolled\" or \"full\""),
             ("group_ratio", "0.25", "length of a group over that of the sequence"),
             ("position_factor", "1", "positions are divided by this; above 1 the model is changed at step 0"),

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::decomposition::{Svd, columns, svd, tensor};
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE, lora_config};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
     adapters_mut,
 };
 
@@ -24,12 +25,13 @@ pub struct LoraFa {
     /// Whether B's gradient is multiplied by the inverse of A's Gram matrix.
     pub precondition: bool,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for LoraFa {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, precondition: true, target_modules: None }
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, precondition: true, selection: Selection::default() }
     }
 }
 
@@ -39,7 +41,7 @@ impl LoraFa {
             rank: self.rank,
             scale: self.alpha / self.rank as f64,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -63,12 +65,15 @@ impl Method for LoraFa {
             ("dropout", "0", "dropout on the input of the update"),
             ("precondition", "true", "multiply B's gradient by the inverse of A's Gram matrix"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
         let plain = if self.precondition { "" } else { " plain" };
-        format!("lora-fa{plain} r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("lora-fa{plain} r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets,
+    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection,
 };
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
@@ -24,12 +25,13 @@ pub struct LoraPlus {
     /// λ, B's learning rate over A's.
     pub ratio: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for LoraPlus {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, ratio: 16.0, target_modules: None }
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, ratio: 16.0, selection: Selection::default() }
     }
 }
 
@@ -39,7 +41,7 @@ impl LoraPlus {
             rank: self.rank,
             scale: self.alpha / self.rank as f64,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -77,11 +79,14 @@ impl Method for LoraPlus {
             ("dropout", "0", "dropout on the input of the update"),
             ("ratio", "16", "λ, B's learning rate over A's"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("lora-plus r={} ratio={} {targets}", self.rank, self.ratio)
     }
 

@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::decomposition::{Decomposition, balanced};
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config, scale};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+};
 
 /// PiSSA: LoRA that starts from the weight's leading singular vectors, which are taken off the frozen weight.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,17 +18,28 @@ pub struct Pissa {
     pub rank: usize,
     /// α; the update is scaled by α/r.
     pub alpha: f64,
+    /// Whether the update is scaled by α/√r, as rsLoRA's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub use_rslora: bool,
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// Rounds of randomised subspace iteration; a full decomposition if absent.
     pub iterations: Option<usize>,
 }
 
 impl Default for Pissa {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None, iterations: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            selection: Selection::default(),
+            iterations: None,
+        }
     }
 }
 
@@ -33,9 +47,9 @@ impl Pissa {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            scale: scale(self.alpha, self.rank, self.use_rslora),
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -70,8 +84,12 @@ impl Method for Pissa {
         settings: &[
             ("rank", "8", "r"),
             ("alpha", "8", "α; the update is scaled by α/r"),
+            ("use_rslora", "false", "scale by α/√r, as rsLoRA does"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             (
                 "iterations",
                 "none",
@@ -81,7 +99,7 @@ impl Method for Pissa {
     };
 
     fn label(&self) -> String {
-        format!("pissa r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("pissa r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -112,21 +130,21 @@ impl Method for Pissa {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &["pissa"]) else { return Ok(None) };
-        lora.check()?;
-        lora.no_bias()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::Pissa)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
+            use_rslora: lora.use_rslora()?,
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
             iterations: None,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
         let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        config["use_rslora"] = self.use_rslora.into();
         config["init_lora_weights"] = "pissa".into();
         Some(config)
     }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::low_rank::{BLOCKS, LowRank, attach};
 use super::qlora::pack_blocks;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// QA-LoRA: LoRA over pooled groups of inputs, which merges into the zero points of a quantised base.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,7 +24,8 @@ pub struct QaLora {
     /// Dropout on the pooled input.
     pub dropout: f64,
     /// Projections that get an update; every linear of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// G: inputs that share a scale, a zero point, and one input of the update.
     pub group_size: usize,
     /// What becomes of the inputs of a group.
@@ -43,7 +45,14 @@ pub enum Pool {
 
 impl Default for QaLora {
     fn default() -> Self {
-        Self { rank: 64, alpha: 16.0, dropout: 0.0, target_modules: None, group_size: 32, pool: Pool::Sum }
+        Self {
+            rank: 64,
+            alpha: 16.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            group_size: 32,
+            pool: Pool::Sum,
+        }
     }
 }
 
@@ -53,7 +62,7 @@ impl QaLora {
             rank: self.rank,
             scale: self.alpha / self.rank as f64,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &BLOCKS,
         }
     }
@@ -107,13 +116,16 @@ impl Method for QaLora {
                 "every linear of the blocks",
                 "names, a regular expression, or \"all-linear\"",
             ),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("group_size", "32", "G"),
             ("pool", "\"sum\"", "\"sum\" or \"mean\" over a group's inputs"),
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("qa-lora G={} r={} {targets}", self.group_size, self.rank)
     }
 

@@ -2,8 +2,11 @@ use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+};
 
 /// rsLoRA: LoRA with a scale that keeps the update's size for every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,12 +19,13 @@ pub struct RsLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for RsLora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, selection: Selection::default() }
     }
 }
 
@@ -31,7 +35,7 @@ impl RsLora {
             rank: self.rank,
             scale: self.alpha / (self.rank as f64).sqrt(),
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -53,11 +57,14 @@ impl Method for RsLora {
             ("alpha", "8", "α; the update is scaled by α/√r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("rslora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("rslora r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -74,15 +81,13 @@ impl Method for RsLora {
         low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &["use_rslora"]) else { return Ok(None) };
-        lora.check()?;
-        lora.no_bias()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::RsLora)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
         }))
     }
 
