@@ -8,6 +8,7 @@ pub mod methods;
 mod outline;
 mod peft_config;
 mod policy;
+mod rank_patterns;
 mod registry;
 mod selection;
 mod target;
@@ -16,6 +17,7 @@ pub use method::{Card, Count, DynMethod, Family, Identity, MergeKind, Method, No
 pub use outline::Outline;
 pub use peft_config::PeftConfig;
 pub use policy::{AdamConstants, Course, Policy, adapters_mut};
+pub use rank_patterns::RankPatterns;
 pub use registry::{Described, Entry, Registry, SettingsError, UnknownMethod};
 pub use selection::{OneOrMore, Selection};
 pub use target::Targets;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::selection::{OneOrMore, Selection};
-use crate::{NotApplicable, Targets};
+use crate::{NotApplicable, RankPatterns, Targets};
 
 /// The values of `peft_type` that a method here reads.
 const KINDS: [&str; 13] = [
@@ -54,6 +54,9 @@ const HARMLESS: [&str; 23] = [
     "tokenizer_kwargs",
     "tokenizer_name_or_path",
 ];
+
+/// Far above every rank, and products of a few such numbers still fit into 64 bits.
+const LARGEST: usize = 1 << 20;
 
 /// Keys that act in training alone.
 const IN_TRAINING: [&str; 4] = ["rank_dropout", "rank_dropout_scale", "module_dropout", "boft_dropout"];
@@ -128,8 +131,7 @@ impl<'a> PeftConfig<'a> {
     /// Where it is no such number.
     pub fn integer(&self, key: &'static str, default: usize) -> Result<usize, NotApplicable> {
         match self.value(key, default as u64)? {
-            // far above every rank, and products of a few such numbers still fit into 64 bits
-            size if size <= 1 << 20 => Ok(size as usize),
+            size if size <= LARGEST as u64 => Ok(size as usize),
             _ => Err(self.unsupported(key)),
         }
     }
@@ -163,6 +165,21 @@ impl<'a> PeftConfig<'a> {
                 .value::<Option<OneOrMore<String>>>("layers_pattern", None)?
                 .filter(|pattern| pattern.as_slice().iter().any(|pattern| !pattern.is_empty())),
         })
+    }
+
+    /// Ranks and α of single modules.
+    ///
+    /// # Errors
+    /// Where one of the keys is of another type.
+    pub fn patterns(&self) -> Result<RankPatterns, NotApplicable> {
+        let patterns = RankPatterns {
+            rank_pattern: self.value("rank_pattern", Default::default())?,
+            alpha_pattern: self.value("alpha_pattern", Default::default())?,
+        };
+        match patterns.rank_pattern.values().any(|rank| *rank > LARGEST) {
+            true => Err(self.unsupported("rank_pattern")),
+            false => Ok(patterns),
+        }
     }
 
     /// Names or a pattern; `None` where there are none.

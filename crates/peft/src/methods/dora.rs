@@ -7,10 +7,12 @@ use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config, scale};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
 };
 
 /// DoRA: LoRA on the direction of every output's weights, and a trained magnitude.
@@ -29,11 +31,21 @@ pub struct Dora {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for Dora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, use_rslora: false, dropout: 0.0, selection: Selection::default() }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -41,7 +53,9 @@ impl Dora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: scale(self.alpha, self.rank, self.use_rslora),
+            alpha: self.alpha,
+            by_root: self.use_rslora,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -70,6 +84,8 @@ impl Method for Dora {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -89,8 +105,8 @@ impl Method for Dora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let LoraAdapter { lora_A, lora_B, scale, dropout } = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let LoraAdapter { lora_A, lora_B, scale, dropout } = at.init(&projection.info, init);
             let weight = projection.weight();
             // through the same sum as later on, so that magnitude over norm is one to the bit
             let direction = direction(weight, low_rank_update(&lora_A, &lora_B, scale));
@@ -107,12 +123,12 @@ impl Method for Dora {
             use_rslora: lora.use_rslora()?,
             dropout: lora.dropout()?,
             selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
-        config["use_rslora"] = self.use_rslora.into();
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["use_dora"] = true.into();
         Some(config)
     }

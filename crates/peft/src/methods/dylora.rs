@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::check_rank;
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE};
+use crate::rank_patterns::NO_PATTERNS;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
@@ -60,7 +61,9 @@ impl DyLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -137,8 +140,8 @@ impl Method for DyLora {
     ) -> Result<(), NotApplicable> {
         self.check()?;
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let LoraAdapter { lora_A, lora_B, .. } = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let LoraAdapter { lora_A, lora_B, .. } = at.init(&projection.info, init);
             DyLoraAdapter {
                 lora_A,
                 lora_B,

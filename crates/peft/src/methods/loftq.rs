@@ -8,6 +8,7 @@ use super::decomposition::{Decomposition, balanced};
 use super::low_rank::{BLOCKS, LoraAdapter, LowRank};
 use super::pissa::wide_enough;
 use super::qlora::{QuantType, check_block, pack_blocks};
+use crate::rank_patterns::NO_PATTERNS;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
@@ -53,7 +54,9 @@ impl LoftQ {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &BLOCKS,
@@ -140,13 +143,12 @@ impl Method for LoftQ {
             dense.push((projection.info.name.clone(), projection.weight()));
         }
         pack_blocks(model, scheme);
-        low_rank.attach(model, outline, |projection| {
-            let start = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let start = at.init(&projection.info, init);
             let weight =
                 dense.iter().find(|(name, _)| *name == projection.info.name).map(|(_, weight)| weight);
             let Some(weight) = weight else { return start };
-            let (packed, factors) =
-                alternate(weight, self.rank, low_rank.scale, scheme, self.iterations, init);
+            let (packed, factors) = alternate(weight, at.rank, at.scale(), scheme, self.iterations, init);
             projection.set_packed(packed);
             let Some((a, b)) = factors else { return start };
             LoraAdapter {

@@ -5,6 +5,7 @@ use peftlab_layers::{Attached, Attention, AttentionAdapter, Initializer, Mode, M
 use serde::{Deserialize, Serialize};
 
 use super::low_rank::{LowRank, lora_config};
+use crate::rank_patterns::NO_PATTERNS;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
@@ -69,7 +70,9 @@ impl LongLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &ATTENTION,
@@ -149,7 +152,7 @@ impl Method for LongLora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))?;
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))?;
         let sites = model.sites();
         if self.position_factor > 1.0
             && let Some(rotary) = sites.rotary
@@ -174,7 +177,7 @@ impl Method for LongLora {
     fn to_peft(&self, outline: &Outline) -> Option<serde_json::Value> {
         // PEFT has the LoRA alone: embeddings and norms go into its file as `modules_to_save`
         (!self.train_embeddings && !self.train_norms && self.position_factor == 1.0)
-            .then(|| lora_config(&self.low_rank(), self.alpha, outline))
+            .then(|| lora_config(&self.low_rank(), outline))
             .flatten()
     }
 }

@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
 };
 
 /// LoRA: a low-rank update beside a frozen projection.
@@ -22,6 +24,9 @@ pub struct Lora {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
     /// Which biases are trained besides.
     pub bias: LoraBias,
 }
@@ -40,7 +45,14 @@ pub enum LoraBias {
 
 impl Default for Lora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, selection: Selection::default(), bias: LoraBias::None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+            bias: LoraBias::None,
+        }
     }
 }
 
@@ -48,7 +60,9 @@ impl Lora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -75,6 +89,8 @@ impl Method for Lora {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
             ("bias", "\"none\"", "biases trained besides: \"none\", \"all\" or \"lora_only\""),
         ],
     };
@@ -103,11 +119,11 @@ impl Method for Lora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
+        low_rank.attach(model, outline, |projection, at| {
             if self.bias == LoraBias::LoraOnly {
                 projection.bias = projection.bias.take().map(|bias| bias.set_require_grad(true));
             }
-            low_rank.init(&projection.info, init)
+            at.init(&projection.info, init)
         })
     }
 
@@ -122,12 +138,13 @@ impl Method for Lora {
             alpha: lora.alpha()?,
             dropout: lora.dropout()?,
             selection: lora.selection()?,
+            patterns: lora.patterns()?,
             bias: lora.bias(LoraBias::None)?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["bias"] = json!(self.bias);
         Some(config)
     }

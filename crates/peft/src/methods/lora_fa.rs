@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::decomposition::{Svd, columns, svd, tensor};
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE, lora_config};
+use crate::rank_patterns::NO_PATTERNS;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
@@ -39,7 +40,9 @@ impl LoraFa {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -90,8 +93,8 @@ impl Method for LoraFa {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let mut adapter = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let mut adapter = at.init(&projection.info, init);
             adapter.lora_A.weight = adapter.lora_A.weight.set_require_grad(false);
             adapter
         })
@@ -102,7 +105,7 @@ impl Method for LoraFa {
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        lora_config(&self.low_rank(), self.alpha, outline)
+        lora_config(&self.low_rank(), outline)
     }
 }
 

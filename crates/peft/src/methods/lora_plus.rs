@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection,
+    AdamConstants, Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, RankPatterns,
+    Selection,
 };
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
@@ -27,11 +29,21 @@ pub struct LoraPlus {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for LoraPlus {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, ratio: 16.0, selection: Selection::default() }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            ratio: 16.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -39,7 +51,9 @@ impl LoraPlus {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -82,6 +96,8 @@ impl Method for LoraPlus {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -103,7 +119,7 @@ impl Method for LoraPlus {
     ) -> Result<(), NotApplicable> {
         self.check()?;
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 
     fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
@@ -128,7 +144,7 @@ impl Method for LoraPlus {
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        lora_config(&self.low_rank(), self.alpha, outline)
+        lora_config(&self.low_rank(), outline)
     }
 }
 

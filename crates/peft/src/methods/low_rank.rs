@@ -10,7 +10,7 @@ use peftlab_layers::{
 use serde_json::{Value, json};
 
 use super::checks::{check_dropout, check_rank};
-use crate::{NotApplicable, Outline, PeftConfig, Selection, Targets};
+use crate::{NotApplicable, Outline, PeftConfig, RankPatterns, Selection, Targets};
 
 /// Where LoRA acts unless it is told otherwise.
 pub(crate) const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
@@ -20,13 +20,18 @@ pub(crate) const BLOCKS: [Role; 7] =
     [Role::Query, Role::Key, Role::Value, Role::AttentionOutput, Role::Gate, Role::Up, Role::Down];
 
 /// The settings that LoRA and its variants have in common.
+#[derive(Clone, Copy)]
 pub(crate) struct LowRank<'a> {
     /// r
     pub(crate) rank: usize,
-    /// The factor on the update.
-    pub(crate) scale: f64,
+    /// α
+    pub(crate) alpha: f64,
+    /// Whether the update is scaled by α/√r, not α/r.
+    pub(crate) by_root: bool,
     /// Dropout on the input of the update.
     pub(crate) dropout: f64,
+    /// Ranks and α of single projections.
+    pub(crate) patterns: &'a RankPatterns,
     /// Projections.
     pub(crate) selection: &'a Selection,
     /// Projections if there are no targets.
@@ -34,6 +39,26 @@ pub(crate) struct LowRank<'a> {
 }
 
 impl LowRank<'_> {
+    /// The factor on the update.
+    pub(crate) fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.by_root { rank.sqrt() } else { rank }
+    }
+
+    /// Every projection that gets an update, with the settings that it has there.
+    pub(crate) fn updates<'o>(
+        &self,
+        outline: &'o Outline,
+    ) -> Result<Vec<(&'o ProjectionInfo, Self)>, NotApplicable> {
+        let patterns = self.patterns.compiled()?;
+        let at = |info: &'o ProjectionInfo| {
+            let rank = patterns.rank(&info.name)?.unwrap_or(self.rank);
+            check_rank("rank_pattern", rank)?;
+            Ok((info, Self { rank, alpha: patterns.alpha(&info.name)?.unwrap_or(self.alpha), ..*self }))
+        };
+        self.select(outline)?.into_iter().map(at).collect()
+    }
+
     /// The projections that get an update.
     pub(crate) fn select<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
@@ -43,7 +68,7 @@ impl LowRank<'_> {
 
     /// Parameters of all updates.
     pub(crate) fn count(&self, outline: &Outline) -> Result<usize, NotApplicable> {
-        Ok(self.select(outline)?.iter().map(|p| self.rank * (p.input + p.output)).sum())
+        Ok(self.updates(outline)?.iter().map(|(p, at)| at.rank * (p.input + p.output)).sum())
     }
 
     /// LoRA's tensors as they start: A drawn Kaiming-uniform, B zero.
@@ -51,19 +76,26 @@ impl LowRank<'_> {
         LoraAdapter {
             lora_A: Linear { weight: init.kaiming([info.input, self.rank]), bias: None },
             lora_B: Linear { weight: init.constant(0.0, [self.rank, info.output]), bias: None },
-            scale: self.scale,
+            scale: self.scale(),
             dropout: self.dropout,
         }
     }
 
-    /// Attaches what `adapter` makes to every target.
+    /// Attaches what `adapter` makes, with the settings of each, to every target.
     pub(crate) fn attach<A: ProjectionAdapter + 'static>(
         &self,
         model: &mut Model,
         outline: &Outline,
-        mut adapter: impl FnMut(&mut Projection) -> A,
+        mut adapter: impl FnMut(&mut Projection, Self) -> A,
     ) -> Result<(), NotApplicable> {
-        attach(model, &self.select(outline)?, |projection| Ok(adapter(projection)))
+        let updates = self.updates(outline)?;
+        for projection in model.sites().projections {
+            if let Some((_, at)) = updates.iter().find(|(info, _)| info.name == projection.info.name) {
+                let adapter = adapter(projection, *at);
+                projection.adapters.push(Attached::new(Box::new(adapter)));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -191,6 +223,11 @@ impl<'a> PeftLora<'a> {
         self.0.number("lora_dropout", 0.0)
     }
 
+    /// Ranks and α of single projections.
+    pub(crate) fn patterns(&self) -> Result<RankPatterns, NotApplicable> {
+        self.0.patterns()
+    }
+
     /// The projections.
     pub(crate) fn selection(&self) -> Result<Selection, NotApplicable> {
         self.0.selection()
@@ -202,21 +239,17 @@ impl<'a> PeftLora<'a> {
     }
 }
 
-/// The factor on an update of rank `rank`.
-pub(crate) fn scale(alpha: f64, rank: usize, by_root: bool) -> f64 {
-    let rank = rank as f64;
-    alpha / if by_root { rank.sqrt() } else { rank }
-}
-
 /// An `adapter_config.json` of PEFT's LoRA; a variant adds its options.
-pub(crate) fn lora_config(low_rank: &LowRank<'_>, alpha: f64, outline: &Outline) -> Option<Value> {
+pub(crate) fn lora_config(low_rank: &LowRank<'_>, outline: &Outline) -> Option<Value> {
     Some(json!({
         "peft_type": "LORA",
         "r": low_rank.rank,
-        "lora_alpha": alpha,
+        "lora_alpha": low_rank.alpha,
         "lora_dropout": low_rank.dropout,
         "target_modules": Targets::to_peft(&low_rank.select(outline).ok()?),
-        "use_rslora": false,
+        "use_rslora": low_rank.by_root,
+        "rank_pattern": low_rank.patterns.rank_pattern,
+        "alpha_pattern": low_rank.patterns.alpha_pattern,
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,

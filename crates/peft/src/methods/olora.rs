@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::decomposition::leading_qr;
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config, scale};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
 use super::pissa::wide_enough;
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
 };
 
 /// OLoRA: LoRA that starts from the weight's QR decomposition, whose first columns are taken off the frozen weight.
@@ -27,11 +29,21 @@ pub struct Olora {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for Olora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, use_rslora: false, dropout: 0.0, selection: Selection::default() }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -39,7 +51,9 @@ impl Olora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: scale(self.alpha, self.rank, self.use_rslora),
+            alpha: self.alpha,
+            by_root: self.use_rslora,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -67,6 +81,8 @@ impl Method for Olora {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -87,17 +103,17 @@ impl Method for Olora {
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
         let _ = init;
-        low_rank.attach(model, outline, |projection| {
+        low_rank.attach(model, outline, |projection, at| {
             let weight = projection.weight();
-            let (q, r) = leading_qr(&weight.clone().transpose(), self.rank);
+            let (q, r) = leading_qr(&weight.clone().transpose(), at.rank);
             let (a, b) = (r.transpose(), q.transpose());
             let dtype = weight.dtype();
-            let taken = a.clone().matmul(b.clone()) * low_rank.scale;
+            let taken = a.clone().matmul(b.clone()) * at.scale();
             projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));
             LoraAdapter {
                 lora_A: Linear { weight: Param::from_tensor(a), bias: None },
                 lora_B: Linear { weight: Param::from_tensor(b), bias: None },
-                scale: low_rank.scale,
+                scale: at.scale(),
                 dropout: self.dropout,
             }
         })
@@ -111,12 +127,12 @@ impl Method for Olora {
             use_rslora: lora.use_rslora()?,
             dropout: lora.dropout()?,
             selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
-        config["use_rslora"] = self.use_rslora.into();
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["init_lora_weights"] = "olora".into();
         Some(config)
     }

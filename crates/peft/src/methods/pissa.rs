@@ -1,13 +1,15 @@
 use burn::module::Param;
-use peftlab_layers::{Initializer, Linear, Model, ProjectionInfo};
+use peftlab_layers::{Initializer, Linear, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::decomposition::{Decomposition, balanced};
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config, scale};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
 };
 
 /// PiSSA: LoRA that starts from the weight's leading singular vectors, which are taken off the frozen weight.
@@ -26,6 +28,9 @@ pub struct Pissa {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
     /// Rounds of randomised subspace iteration; a full decomposition if absent.
     pub iterations: Option<usize>,
 }
@@ -38,6 +43,7 @@ impl Default for Pissa {
             use_rslora: false,
             dropout: 0.0,
             selection: Selection::default(),
+            patterns: RankPatterns::NONE,
             iterations: None,
         }
     }
@@ -47,7 +53,9 @@ impl Pissa {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: scale(self.alpha, self.rank, self.use_rslora),
+            alpha: self.alpha,
+            by_root: self.use_rslora,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -55,17 +63,14 @@ impl Pissa {
     }
 }
 
-/// The targets, none of which is narrower than the rank.
-pub(crate) fn wide_enough<'o>(
-    low_rank: &LowRank<'_>,
-    outline: &'o Outline,
-) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
-    let targets = low_rank.select(outline)?;
-    match targets.iter().find(|p| p.input.min(p.output) < low_rank.rank) {
-        None => Ok(targets),
-        Some(p) => Err(NotApplicable::new(format!(
+/// An error where a target is narrower than its rank.
+pub(crate) fn wide_enough(low_rank: &LowRank<'_>, outline: &Outline) -> Result<(), NotApplicable> {
+    let updates = low_rank.updates(outline)?;
+    match updates.iter().find(|(p, at)| p.input.min(p.output) < at.rank) {
+        None => Ok(()),
+        Some((p, at)) => Err(NotApplicable::new(format!(
             "rank is {}, but `{}` is {} x {}: it has no more singular values than the smaller of both",
-            low_rank.rank, p.name, p.input, p.output
+            at.rank, p.name, p.input, p.output
         ))),
     }
 }
@@ -90,6 +95,8 @@ impl Method for Pissa {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
             (
                 "iterations",
                 "none",
@@ -115,16 +122,16 @@ impl Method for Pissa {
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
         let how = self.iterations.map_or(Decomposition::Exact, Decomposition::Randomised);
-        low_rank.attach(model, outline, |projection| {
+        low_rank.attach(model, outline, |projection, at| {
             let weight = projection.weight();
-            let (a, b) = balanced(&weight, self.rank, low_rank.scale, how, init);
+            let (a, b) = balanced(&weight, at.rank, at.scale(), how, init);
             let dtype = weight.dtype();
-            let taken = a.clone().matmul(b.clone()) * low_rank.scale;
+            let taken = a.clone().matmul(b.clone()) * at.scale();
             projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));
             LoraAdapter {
                 lora_A: Linear { weight: Param::from_tensor(a), bias: None },
                 lora_B: Linear { weight: Param::from_tensor(b), bias: None },
-                scale: low_rank.scale,
+                scale: at.scale(),
                 dropout: self.dropout,
             }
         })
@@ -138,13 +145,13 @@ impl Method for Pissa {
             use_rslora: lora.use_rslora()?,
             dropout: lora.dropout()?,
             selection: lora.selection()?,
+            patterns: lora.patterns()?,
             iterations: None,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
-        config["use_rslora"] = self.use_rslora.into();
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["init_lora_weights"] = "pissa".into();
         Some(config)
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::low_rank::{BLOCKS, LowRank, attach};
 use super::qlora::pack_blocks;
+use crate::rank_patterns::NO_PATTERNS;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
@@ -60,7 +61,9 @@ impl QaLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &BLOCKS,
@@ -152,7 +155,7 @@ impl Method for QaLora {
                     weight: init.constant(0.0, [self.rank, projection.info.output]),
                     bias: None,
                 },
-                scale: self.low_rank().scale,
+                scale: self.low_rank().scale(),
                 dropout: self.dropout,
                 group: self.group_size,
                 mean: self.pool == Pool::Mean,

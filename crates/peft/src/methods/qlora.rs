@@ -4,8 +4,11 @@ use peftlab_ops::{Packed, Scheme};
 use serde::{Deserialize, Serialize};
 
 use super::low_rank::{BLOCKS, LowRank};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, RankPatterns, Selection,
+};
 
 /// QLoRA: LoRA on a base whose linears are packed in four bits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct QLora {
     /// Projections that get an update; every linear of the blocks if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
     /// The four-bit type.
     pub quant_type: QuantType,
     /// Whether the scales are quantised to eight bits, too.
@@ -88,6 +94,7 @@ impl Default for QLora {
             alpha: 16.0,
             dropout: 0.0,
             selection: Selection::default(),
+            patterns: RankPatterns::NONE,
             quant_type: QuantType::Nf4,
             double_quant: true,
             block_size: 64,
@@ -99,7 +106,9 @@ impl QLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &BLOCKS,
@@ -133,6 +142,8 @@ impl Method for QLora {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "true", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),
@@ -157,6 +168,6 @@ impl Method for QLora {
     ) -> Result<(), NotApplicable> {
         pack_blocks(model, self.quant_type.scheme(self.block_size, self.double_quant));
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 }

@@ -3,9 +3,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
 };
 
 /// rsLoRA: LoRA with a scale that keeps the update's size for every rank.
@@ -21,11 +23,20 @@ pub struct RsLora {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for RsLora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, selection: Selection::default() }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -33,7 +44,9 @@ impl RsLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / (self.rank as f64).sqrt(),
+            alpha: self.alpha,
+            by_root: true,
+            patterns: &self.patterns,
             dropout: self.dropout,
             selection: &self.selection,
             roles: &QUERY_VALUE,
@@ -60,6 +73,8 @@ impl Method for RsLora {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -78,7 +93,7 @@ impl Method for RsLora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 
     fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
@@ -88,12 +103,11 @@ impl Method for RsLora {
             alpha: lora.alpha()?,
             dropout: lora.dropout()?,
             selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
-        config["use_rslora"] = true.into();
-        Some(config)
+        lora_config(&self.low_rank(), outline)
     }
 }
