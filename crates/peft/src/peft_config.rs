@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn finish(extra: Value) -> Result<Vec<String>, String> {
-        let mut config = json!({ "peft_type": "LORA", "r": 4, "bias": "none", "task_type": "CAUSAL_LM" });
+        let mut config = json!({ "peft_type": "LORA", "bias": "none", "task_type": "CAUSAL_LM" });
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         PeftConfig::new(&config).unwrap().finish().map_err(|error| error.to_string())
     }

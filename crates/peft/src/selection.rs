@@ -202,3 +202,44 @@ impl Matcher<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q: &str = "model.layers.11.self_attn.q_proj";
+
+    fn matches(pattern: &str, name: &str) -> Result<bool, NotApplicable> {
+        Targets::Pattern(pattern.to_owned()).matcher("target_modules")?.matches(name)
+    }
+
+    #[test]
+    fn a_pattern_is_pythons_fullmatch() {
+        assert_eq!(matches(r".*\.(?!k_proj)\w+_proj", Q), Ok(true));
+        assert_eq!(matches(r".*(?<=self_attn\.)q_proj", Q), Ok(true));
+        assert_eq!(matches(r"model\.layers\.(?P<n>\d)(?P=n)\..*q_proj", Q), Ok(true));
+        assert_eq!(matches("q_proj", Q), Ok(false));
+        assert_eq!(matches("model|model.*", Q), Ok(true));
+    }
+
+    #[test]
+    fn a_pattern_that_python_reads_otherwise_or_never_ends_is_refused() {
+        assert!(matches(r"[a&&b].*", Q).is_err());
+        assert!(matches("(", Q).is_err());
+        assert!(matches(r"(\w+\.?)+(?=X)\1Y", Q).is_err());
+    }
+
+    #[test]
+    fn layers_are_counted_by_the_first_number_or_by_the_named_list() {
+        let selection = |pattern: Option<&str>| Selection {
+            layers_to_transform: Some(OneOrMore::One(11)),
+            layers_pattern: pattern.map(|pattern| OneOrMore::One(pattern.to_owned())),
+            ..Selection::default()
+        };
+        let holds = |pattern, name| selection(pattern).layers().unwrap().unwrap().holds(name);
+        assert_eq!(holds(None, Q), Ok(true));
+        assert_eq!(holds(None, "model.layers.1.experts.11.up_proj"), Ok(false));
+        assert_eq!(holds(Some("layers"), Q), Ok(true));
+        assert_eq!(holds(Some("blocks"), Q), Ok(false));
+    }
+}
