@@ -258,6 +258,25 @@ fn results_and_adapters() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("adapter for another model"), "{}", text(&output));
 
+    // keys that ask for what is not implemented, or for more than the file has, before anything is allocated
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    for (key, value) in [
+        ("r", serde_json::json!(1_000_000)),
+        ("layer_replication", serde_json::json!([[0, 2]])),
+        ("peft_type", serde_json::json!("NEWER")),
+    ] {
+        let changed = dir.path().join("changed");
+        std::fs::create_dir_all(&changed).unwrap();
+        std::fs::copy(adapter.join("adapter_model.safetensors"), changed.join("adapter_model.safetensors"))
+            .unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config[key] = value;
+        std::fs::write(changed.join("adapter_config.json"), config.to_string()).unwrap();
+        let output = bench(dir.path(), &["import", "changed", "--experiment", file]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(&format!("`{key}`")), "{}", text(&output));
+    }
+
     // a label that is none
     let output = bench(dir.path(), &["run", file, "--out", "out", "--only", "lora r=9"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));

@@ -37,8 +37,9 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Import { adapter, experiment, task } => {
             let plan = Plan::read(experiment, registry)?;
             warn(&plan.all_warnings());
-            let scores = exchange::import(adapter, &plan, task.as_deref(), registry)?;
-            for (split, score) in scores {
+            let imported = exchange::import(adapter, &plan, task.as_deref(), registry)?;
+            warn(&imported.warnings);
+            for (split, score) in imported.scores {
                 print(format!(
                     "{split:<11} {:<12} {:.6}  ({} items)",
                     score.metric, score.value, score.items

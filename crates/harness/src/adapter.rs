@@ -29,20 +29,76 @@ const ABSENT_PATH: &str = ".zeros";
 /// A tensor that PEFT names after the first module that uses it, though all do.
 const VECTOR_BANK: &str = "vblora_vector_bank";
 
+/// What PEFT's modules are called that hold a tensor for each adapter: in the names of `state_dict()`, which are not those
+/// of `save_pretrained`, the adapter's own name follows.
+const BY_ADAPTER: [&str; 9] = [
+    "lora_A",
+    "lora_B",
+    "lora_E",
+    "lora_magnitude_vector",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "modules_to_save",
+    "ln_tuning_layers",
+    "ia3_l",
+];
+
 /// A tensor's name in our model from its name in PEFT's model or files.
 pub fn our_name(name: &str) -> String {
-    let rest = match PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+    // what torch.compile and data parallelism put around a model
+    let mut rest = name.trim_start_matches("_orig_mod.").trim_start_matches("module.");
+    rest = match PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
         Some(rest) => rest,
-        None if name == PROMPT => PROMPT_TABLE,
-        None => name,
+        None if rest == PROMPT => PROMPT_TABLE,
+        None => rest,
     };
     if rest.ends_with(VECTOR_BANK) {
         return VECTOR_BANK.to_owned();
     }
-    let rest = rest.replace(NORM_WRAPPER, "");
+    let mut kept: Vec<&str> = Vec::new();
+    let mut parts = rest.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let holds = BY_ADAPTER.contains(&part);
+        // a base layer is the module itself, with an adapter around it
+        if !["base_layer", "modules_to_save", "_orig_mod"].contains(&part) {
+            kept.push(part);
+        }
+        if holds && parts.peek() == Some(&"default") {
+            parts.next();
+        }
+    }
+    let rest = kept.join(".").replace(NORM_WRAPPER, "");
     match rest.strip_suffix(".weight") {
         Some(tensor) if tensor.ends_with(MAGNITUDE) => tensor.to_owned(),
         _ => rest,
+    }
+}
+
+/// The tensors of an adapter's file, by our names.
+///
+/// # Errors
+/// Where the file cannot be read, holds no tensor, two of one name, or a value that is no number.
+pub fn read(file: &Path) -> Result<BTreeMap<String, HostTensor>, HarnessError> {
+    let source = Safetensors::open(&[file.to_owned()])?;
+    let mut tensors = BTreeMap::new();
+    // what a state dict has beside a module that was saved is what that took the place of
+    let unused = |name: &str| name.ends_with(ABSENT_PATH) || name.contains(".original_module.");
+    for name in source.names().into_iter().filter(|name| !unused(name)) {
+        let shape = source.info(&name).map(|info| info.shape).unwrap_or_default();
+        let values = source.read_f32(&name)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            let message =
+                format!("tensor `{name}` holds NaN or infinity; the training that wrote it had diverged");
+            return Err(HarnessError::input(file, message));
+        }
+        if tensors.insert(our_name(&name), HostTensor { shape, values }).is_some() {
+            let message = format!("two tensors are `{}`; save one adapter alone", our_name(&name));
+            return Err(HarnessError::input(file, message));
+        }
+    }
+    match tensors.is_empty() {
+        true => Err(HarnessError::input(file, "holds no tensor")),
+        false => Ok(tensors),
     }
 }
 
@@ -51,18 +107,24 @@ pub fn our_name(name: &str) -> String {
 /// # Errors
 /// Where the file cannot be read, a tensor has another shape (the adapter is another model's), or a trained
 /// tensor is missing.
-pub fn load(mut model: Model, outline: &Outline, file: &Path) -> Result<Model, HarnessError> {
+pub fn load(model: Model, outline: &Outline, file: &Path) -> Result<Model, HarnessError> {
+    assign(model, outline, &read(file)?, file)
+}
+
+/// As [`load`], with tensors that are read already.
+///
+/// # Errors
+/// As [`load`].
+pub fn assign(
+    mut model: Model,
+    outline: &Outline,
+    tensors: &BTreeMap<String, HostTensor>,
+    file: &Path,
+) -> Result<Model, HarnessError> {
     // a prompt or prefix is stored as the vectors themselves, not as what made them
     model.bake();
-    let source = Safetensors::open(&[file.to_owned()])?;
-    let mut tensors = BTreeMap::new();
-    for name in source.names().into_iter().filter(|name| !name.ends_with(ABSENT_PATH)) {
-        let shape = source.info(&name).map(|info| info.shape).unwrap_or_default();
-        let values = source.read_f32(&name)?;
-        tensors.insert(our_name(&name), HostTensor { shape, values });
-    }
     let remedy = "is it an adapter for another model?";
-    let (model, unused) = params::assign(model, &tensors)
+    let (model, unused) = params::assign(model, tensors)
         .map_err(|error| HarnessError::input(file, format!("{error}; {remedy}")))?;
     if let Some(name) = unused.first() {
         return Err(HarnessError::input(file, format!("the model has no tensor `{name}`; {remedy}")));
@@ -71,6 +133,28 @@ pub fn load(mut model: Model, outline: &Outline, file: &Path) -> Result<Model, H
     match params::infos(&model).iter().find(|info| is_stored(info) && !tensors.contains_key(&info.name)) {
         Some(info) => Err(HarnessError::input(file, format!("tensor `{}` is missing; {remedy}", info.name))),
         None => Ok(model),
+    }
+}
+
+/// What stands for a base model in `adapter_config.json`, so that PEFT finds it.
+pub struct BaseName {
+    /// `owner/name` on the Hub, or an absolute path.
+    pub name: String,
+    /// A revision on the Hub.
+    pub revision: Option<String>,
+}
+
+impl BaseName {
+    /// What stands for `source`, as an experiment in the folder `base` names it.
+    pub fn of(source: &str, base: &Path) -> Self {
+        let Some(hub) = source.strip_prefix("hub:") else {
+            let path = base.join(source);
+            let path = std::fs::canonicalize(&path).unwrap_or(path);
+            return Self { name: path.display().to_string(), revision: None };
+        };
+        let hub = hub.split_once('#').map_or(hub, |(hub, _)| hub);
+        let (name, revision) = hub.split_once('@').map_or((hub, None), |(name, at)| (name, Some(at)));
+        Self { name: name.to_owned(), revision: revision.map(str::to_owned) }
     }
 }
 
@@ -84,7 +168,7 @@ pub fn save(
     method: &dyn DynMethod,
     outline: &Outline,
     drawn: &[String],
-    base_model: &str,
+    base_model: &BaseName,
     dir: &Path,
 ) -> Result<(), HarnessError> {
     let Some(mut config) = method.to_peft(outline) else {
@@ -95,7 +179,8 @@ pub fn save(
         ));
     };
     let sequence = outline.head() > 0;
-    config["base_model_name_or_path"] = base_model.into();
+    config["base_model_name_or_path"] = base_model.name.as_str().into();
+    config["revision"] = base_model.revision.as_deref().into();
     config["task_type"] = if sequence { "SEQ_CLS" } else { "CAUSAL_LM" }.into();
     config["inference_mode"] = true.into();
     config["modules_to_save"] = match sequence {
@@ -138,4 +223,36 @@ pub fn write(tensors: &BTreeMap<String, HostTensor>, file: &Path) -> Result<(), 
         .collect();
 
     Ok(write_safetensors(file, &named)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_every_form_are_ours() {
+        let ours = "model.layers.0.self_attn.q_proj.lora_A.weight";
+        for theirs in [
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+            "module.base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+            "_orig_mod.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+            "base_model.model._orig_mod.model.layers.0.self_attn.q_proj.lora_A.weight",
+        ] {
+            assert_eq!(our_name(theirs), ours, "{theirs}");
+        }
+        assert_eq!(our_name("base_model.model.lm_head.base_layer.weight"), "lm_head.weight");
+        assert_eq!(our_name("base_model.model.classifier.modules_to_save.default.bias"), "classifier.bias");
+    }
+
+    #[test]
+    fn a_base_is_named_as_peft_finds_it() {
+        let of = |source| {
+            let BaseName { name, revision } = BaseName::of(source, Path::new("/nowhere"));
+            (name, revision)
+        };
+        assert_eq!(of("hub:acme/tiny"), ("acme/tiny".to_owned(), None));
+        assert_eq!(of("hub:acme/tiny@v1"), ("acme/tiny".to_owned(), Some("v1".to_owned())));
+        assert_eq!(of("model"), ("/nowhere/model".to_owned(), None));
+    }
 }

@@ -1,9 +1,12 @@
 //! Adapters to and from Hugging Face PEFT.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use peftlab_peft::Registry;
+use peftlab_backbones::Head;
+use peftlab_layers::params::HostTensor;
+use peftlab_peft::{Described, DynMethod, Outline, Registry};
 use peftlab_record::{Record, Score};
 use serde_json::Value;
 
@@ -12,6 +15,7 @@ use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::plan::Plan;
 use crate::run::{Scorer, TEST, VALIDATION};
+use crate::source::TaskHead;
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`.
 ///
@@ -34,7 +38,9 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError
         .map_err(|reason| HarnessError::input(&plan.experiment.path, reason.to_string()))?;
     let model = adapter::load(attached.model, &attached.outline, &record.with_extension("safetensors"))?;
     let drawn = &plan.heads[cell.task_index].drawn;
-    adapter::save(&model, method, &attached.outline, drawn, &plan.experiment.model.source, out)
+    let experiment = &plan.experiment;
+    let base = adapter::BaseName::of(&experiment.model.source, experiment.base());
+    adapter::save(&model, method, &attached.outline, drawn, &base, out)
 }
 
 fn settings(plan: &Plan, record: &Record) -> Value {
@@ -42,27 +48,34 @@ fn settings(plan: &Plan, record: &Record) -> Value {
     method.map(|method| method.method.settings()).unwrap_or_default()
 }
 
-/// Scores the adapter in the folder `dir` on a task of `plan`: the name of each split, and its scores.
+/// What scoring an adapter gave.
+#[derive(Debug)]
+pub struct Imported {
+    /// The name of each split, and its scores.
+    pub scores: Vec<(&'static str, Score)>,
+    /// What a reader of the scores should know; a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Scores the adapter in the folder `dir` on a task of `plan`.
 ///
 /// # Errors
-/// Where there is no adapter, it is of a method that is not known, or it does not fit the model.
+/// Where there is no adapter, one of its keys asks for what is not implemented, or it does not fit the model.
 pub fn import(
     dir: &Path,
     plan: &Plan,
     task: Option<&str>,
     registry: &Registry,
-) -> Result<Vec<(&'static str, Score)>, HarnessError> {
+) -> Result<Imported, HarnessError> {
     let config_path = dir.join("adapter_config.json");
+    if !config_path.is_file() && dir.join("default").join("adapter_config.json").is_file() {
+        let inner = dir.join("default");
+        return Err(HarnessError::input(dir, format!("holds no adapter itself; import {}", inner.display())));
+    }
     let config: Value = read_json(&config_path)?;
-    let method = registry
+    let Described { method, mut warnings } = registry
         .from_peft(&config)
-        .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?
-        .ok_or_else(|| {
-            HarnessError::input(
-                &config_path,
-                format!("peft_type {} is not one that is known", config["peft_type"]),
-            )
-        })?;
+        .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
     let names: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
     let index = match task {
         None => 0,
@@ -72,15 +85,22 @@ pub fn import(
         })?,
     };
     let data = &plan.data[index];
+    let head = &plan.heads[index];
+    check_task(&config, head.head).map_err(|message| HarnessError::input(&config_path, message))?;
+    warnings.extend(other_base(&config, plan));
+    let file = tensor_file(dir)?;
+    let tensors = adapter::read(&file)?;
+    has_room(&*method, &head.outline, &tensors)
+        .and_then(|()| has_head(head, &tensors))
+        .map_err(|message| HarnessError::input(&file, message))?;
+
     let device = plan.device.tensors.clone().autodiff();
-    let model = plan.source.build(&plan.heads[index], 0, &device)?;
+    let model = plan.source.build(head, 0, &device)?;
     let attached = Attached::new(model, &*method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
-    let file = dir.join("adapter_model.safetensors");
-    let mut model = adapter::load(attached.model, &attached.outline, &file)?.valid();
-    let (task, head) = (&plan.experiment.tasks[index], &plan.heads[index]);
+    let mut model = adapter::assign(attached.model, &attached.outline, &tensors, &file)?.valid();
+    let (task, training) = (&plan.experiment.tasks[index], &plan.experiment.training);
     let virtual_tokens = method.virtual_tokens();
-    let training = &plan.experiment.training;
     let scorer = Scorer { plan, task, data, head, virtual_tokens, training };
     let feeder = scorer.feeder(&mut model, &device);
     let mut scores = Vec::new();
@@ -89,5 +109,94 @@ pub fn import(
         let evaluation = scorer.evaluate(&model, (name, split), &feeder)?;
         scores.extend(scorer.scores(&evaluation).into_iter().map(|score| (name, score)));
     }
-    Ok(scores)
+    Ok(Imported { scores, warnings })
+}
+
+/// The file with an adapter's tensors.
+fn tensor_file(dir: &Path) -> Result<PathBuf, HarnessError> {
+    let file = dir.join("adapter_model.safetensors");
+    match !file.is_file() && dir.join("adapter_model.bin").is_file() {
+        false => Ok(file),
+        true => Err(HarnessError::input(
+            &dir.join("adapter_model.bin"),
+            "only safetensors can be read; convert it: PeftModel.from_pretrained(BASE, DIR).save_pretrained(DIR)",
+        )),
+    }
+}
+
+/// An error where the adapter is for another kind of task.
+fn check_task(config: &Value, head: Head) -> Result<(), String> {
+    let fits = match (&config["task_type"], head) {
+        (Value::Null, _) => true,
+        (Value::String(task), Head::LanguageModel) => task == "CAUSAL_LM",
+        (Value::String(task), Head::Sequence { .. }) => task == "SEQ_CLS" || task == "FEATURE_EXTRACTION",
+        _ => false,
+    };
+    match fits {
+        true => Ok(()),
+        false => {
+            let asked = if head == Head::LanguageModel { "CAUSAL_LM" } else { "SEQ_CLS" };
+            Err(format!("`task_type` = {}, but the experiment's task is {asked}", config["task_type"]))
+        }
+    }
+}
+
+/// A warning where the adapter names another base than the experiment.
+fn other_base(config: &Value, plan: &Plan) -> Option<String> {
+    let named = config["base_model_name_or_path"].as_str().filter(|name| !name.is_empty())?;
+    let base = adapter::BaseName::of(&plan.experiment.model.source, plan.experiment.base());
+    let last = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    let revision = config["revision"].as_str().filter(|revision| Some(*revision) != base.revision.as_deref());
+    if last(named) != last(&base.name) {
+        return Some(format!(
+            "adapter_config.json: `base_model_name_or_path` is `{named}`, but the experiment's model is `{}`",
+            base.name
+        ));
+    }
+    revision.map(|revision| {
+        format!("adapter_config.json: `revision` is `{revision}`, and the experiment's model is of another, or of none")
+    })
+}
+
+/// An error where the settings ask for more values than the file has: nothing is allocated for what a file merely
+/// claims.
+fn has_room(
+    method: &dyn DynMethod,
+    outline: &Outline,
+    tensors: &BTreeMap<String, HostTensor>,
+) -> Result<(), String> {
+    let count = method.count(outline).map_err(|reason| format!("adapter_config.json: {reason}"))?;
+    let held: usize = tensors.values().map(|tensor| tensor.values.len()).sum();
+    let asked = count.stored.max(count.buffers);
+    match asked > held {
+        false => Ok(()),
+        true => Err(format!(
+            "the sizes in adapter_config.json (`r`, `num_virtual_tokens` or the like) and its targets ask for {asked} \
+             values, but the file holds {held}; the two do not belong together, or it is an adapter for another model"
+        )),
+    }
+}
+
+/// An error where a part of the network is in neither file: its score would be that of drawn values.
+fn has_head(head: &TaskHead, tensors: &BTreeMap<String, HostTensor>) -> Result<(), String> {
+    for info in &head.outline.parameters {
+        match tensors.get(&info.name) {
+            Some(tensor) if tensor.shape != info.shape && head.outline.is_head(&info.name) => {
+                return Err(format!(
+                    "the head's `{}` has shape {:?}, but the experiment's task asks for {:?}; it was trained for other \
+                     classes",
+                    info.name, tensor.shape, info.shape
+                ));
+            }
+            None if head.drawn.contains(&info.name) => {
+                return Err(format!(
+                    "the head's `{}` is neither in the adapter nor in the model, and what it scores would mean nothing; \
+                     save the adapter with task_type = \"SEQ_CLS\" or with modules_to_save",
+                    info.name
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -175,8 +175,7 @@ fn method(
     let config: Value = read_json(&dir.join("adapter/adapter_config.json"))?;
     if config.get("peft_type").is_some() {
         return Ok(match registry.from_peft(&config) {
-            Ok(Some(method)) => Ok(method),
-            Ok(None) => Err(absent()),
+            Ok(described) => Ok(described.method),
             Err(reason) => Err(format!("{}: {reason}", absent())),
         });
     }

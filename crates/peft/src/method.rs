@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::adamw::AdamConstants;
 use crate::outline::Outline;
+use crate::peft_config::PeftConfig;
 use crate::policy::{Course, Policy};
 
 /// The families of Xu et al. 2023, arXiv 2312.12148.
@@ -186,11 +187,11 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
     }
 
     /// The settings that `config`, an `adapter_config.json` of Hugging Face PEFT, stands for; `None` if it
-    /// is another method's.
+    /// is another method's. A key that asks for something and is not read is refused afterwards.
     ///
     /// # Errors
     /// Where it is this method's, with an option that is not supported.
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
         let _ = config;
         Ok(None)
     }

@@ -45,6 +45,16 @@ impl Outline {
         self.parameters.iter().zip(&self.head).filter(|(_, head)| !**head).map(|(info, _)| info)
     }
 
+    /// The projections that a method can act on: all but those of a task's head, which is trained itself.
+    pub fn targets(&self) -> impl Iterator<Item = &ProjectionInfo> {
+        self.projections.iter().filter(|p| !self.is_head(&format!("{}.weight", p.name)))
+    }
+
+    /// The names of the modules that hold parameters.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().filter_map(|info| Some(info.name.rsplit_once('.')?.0))
+    }
+
     /// Whether `name`, as on the Hub, is a parameter of the network.
     pub fn has(&self, name: &str) -> bool {
         self.parameters.iter().any(|info| info.name == name)

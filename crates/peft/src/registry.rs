@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::method::{Card, DynMethod, Method, NotApplicable};
 use crate::methods;
+use crate::peft_config::PeftConfig;
 
 /// The methods that experiment files can name.
 pub struct Registry {
@@ -18,7 +19,15 @@ pub struct Entry {
     from_peft: FromPeft,
 }
 
-type FromPeft = fn(&Value) -> Result<Option<Box<dyn DynMethod>>, NotApplicable>;
+/// What an `adapter_config.json` describes.
+pub struct Described {
+    /// The method, with its settings.
+    pub method: Box<dyn DynMethod>,
+    /// What was left out; a sentence each.
+    pub warnings: Vec<String>,
+}
+
+type FromPeft = fn(&Value) -> Result<Option<Described>, NotApplicable>;
 
 /// A setting that a method does not have, or of another type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +100,7 @@ impl Registry {
         let entry = Entry {
             card: const { &M::CARD },
             parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
-            from_peft: |config| Ok(M::from_peft(config)?.map(|method| Box::new(method) as Box<dyn DynMethod>)),
+            from_peft: from_peft::<M>,
         };
         self.entries.insert(M::CARD.name, entry);
     }
@@ -112,17 +121,20 @@ impl Registry {
         })
     }
 
-    /// The method that an `adapter_config.json` of Hugging Face PEFT describes, if there is one.
+    /// The method that an `adapter_config.json` of Hugging Face PEFT describes.
     ///
     /// # Errors
-    /// Where the method is known, but one of its options is not.
-    pub fn from_peft(&self, config: &Value) -> Result<Option<Box<dyn DynMethod>>, NotApplicable> {
+    /// Where there is no such method, or one of its keys asks for what is not implemented.
+    pub fn from_peft(&self, config: &Value) -> Result<Described, NotApplicable> {
         for entry in self.entries.values() {
-            if let Some(method) = (entry.from_peft)(config)? {
-                return Ok(Some(method));
+            if let Some(described) = (entry.from_peft)(config)? {
+                return Ok(described);
             }
         }
-        Ok(None)
+        let kind = &config["peft_type"];
+        Err(NotApplicable::new(format!(
+            "no method is registered for `peft_type` = {kind} with these options"
+        )))
     }
 }
 
@@ -136,7 +148,14 @@ impl Entry {
     }
 }
 
+fn from_peft<M: Method>(config: &Value) -> Result<Option<Described>, NotApplicable> {
+    let config = PeftConfig::new(config)?;
+    let Some(method) = M::from_peft(&config)? else { return Ok(None) };
+    Ok(Some(Described { method: Box::new(method), warnings: config.finish()? }))
+}
+
 fn parse<M: Method>(settings: Value) -> Result<M, SettingsError> {
+    let given = settings.clone();
     serde_path_to_error::deserialize(settings).map_err(|error| {
         let path = error.path().to_string();
         let mut message = error.inner().to_string();
@@ -152,7 +171,12 @@ fn parse<M: Method>(settings: Value) -> Result<M, SettingsError> {
                 false => format!("`{name}` has no setting `{key}`{hint} (there are {})", keys.join(", ")),
             };
         }
-        SettingsError { key: unknown.or((path != ".").then_some(path)), message }
+        // serde loses the path of a setting that methods share
+        let alone =
+            |key: &&String| serde_json::from_value::<M>(serde_json::json!({ *key: &given[*key] })).is_err();
+        let to_blame = || given.as_object()?.keys().find(alone).cloned();
+        let key = unknown.or((path != ".").then_some(path)).or_else(to_blame);
+        SettingsError { key, message }
     })
 }
 

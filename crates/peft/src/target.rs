@@ -1,10 +1,9 @@
 use peftlab_layers::{ProjectionInfo, Role};
-use regex::Regex;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::method::NotApplicable;
 use crate::outline::Outline;
+use crate::selection::{Matcher, compile};
 
 /// Which projections a method acts on, as PEFT's `target_modules` says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,25 +27,12 @@ impl Targets {
         roles: &[Role],
         outline: &'a Outline,
     ) -> Result<Vec<&'a ProjectionInfo>, NotApplicable> {
-        let all = outline.projections.iter();
-        let selected: Vec<_> = match targets {
-            None => all.filter(|p| roles.contains(&p.role)).collect(),
-            Some(Self::Pattern(pattern)) if pattern == ALL_LINEAR => {
-                all.filter(|p| p.role != Role::Head).collect()
+        let selected = match targets {
+            None => outline.targets().filter(|p| roles.contains(&p.role)).collect(),
+            Some(Self::Pattern(pattern)) if pattern.eq_ignore_ascii_case(ALL_LINEAR) => {
+                outline.targets().filter(|p| p.role != Role::Head || outline.head() > 0).collect()
             }
-            Some(Self::Pattern(pattern)) => {
-                let whole = Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|error| NotApplicable::new(format!("target_modules `{pattern}`: {error}")))?;
-                all.filter(|p| whole.is_match(&p.name)).collect()
-            }
-            Some(Self::Names(names)) => {
-                for name in names {
-                    if !outline.projections.iter().any(|p| is_named(&p.name, name)) {
-                        return Err(no_match(name, outline));
-                    }
-                }
-                all.filter(|p| names.iter().any(|name| is_named(&p.name, name))).collect()
-            }
+            Some(targets) => targets.matching("target_modules", outline)?,
         };
         match (selected.is_empty(), targets) {
             (false, _) => Ok(selected),
@@ -55,10 +41,52 @@ impl Targets {
         }
     }
 
-    /// `target_modules` of an `adapter_config.json`.
-    pub fn from_peft(targets: &Value) -> Option<Self> {
-        match serde_json::from_value(targets.clone()).ok()? {
-            // PEFT keeps a set: its order in the file is not the same from run to run
+    /// The projections of `outline` with one of the names, or that match the pattern, the setting `key`.
+    fn matching<'a>(
+        &self,
+        key: &'static str,
+        outline: &'a Outline,
+    ) -> Result<Vec<&'a ProjectionInfo>, NotApplicable> {
+        let matcher = self.matcher(key)?;
+        // a table of embeddings can be meant, too, and then what is left would be another adapter
+        for module in
+            outline.modules().filter(|module| !outline.projections.iter().any(|p| p.name == *module))
+        {
+            if matcher.matches(module)? && module.contains("embed") {
+                return Err(NotApplicable::new(format!(
+                    "{key}: `{module}` is a table of embeddings, and methods act on linear maps alone; leave it out"
+                )));
+            }
+        }
+        if let Self::Names(names) = self {
+            for name in names {
+                if !outline.projections.iter().any(|p| is_named(&p.name, name)) {
+                    return Err(no_match(name, outline));
+                }
+            }
+        }
+        let mut selected = Vec::new();
+        for projection in outline.targets() {
+            if matcher.matches(&projection.name)? {
+                selected.push(projection);
+            }
+        }
+        Ok(selected)
+    }
+
+    /// What tells whether a module is meant.
+    pub(crate) fn matcher(&self, key: &'static str) -> Result<Matcher<'_>, NotApplicable> {
+        Ok(match self {
+            Self::Names(names) => Matcher::Names(names),
+            Self::Pattern(pattern) => Matcher::Pattern(compile(key, &format!("^(?:{pattern})$"))?, key),
+        })
+    }
+
+    /// The same with its names in order, or `None` if there are none: PEFT keeps a set, whose order in the file is not
+    /// the same from run to run.
+    pub(crate) fn sorted(self) -> Option<Self> {
+        match self {
+            Self::Names(names) if names.is_empty() => None,
             Self::Names(mut names) => {
                 names.sort();
                 Some(Self::Names(names))
@@ -86,11 +114,11 @@ impl Targets {
     }
 }
 
-fn is_named(module: &str, name: &str) -> bool {
+pub(crate) fn is_named(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-fn no_match(name: &str, outline: &Outline) -> NotApplicable {
+pub(crate) fn no_match(name: &str, outline: &Outline) -> NotApplicable {
     let mut names: Vec<&str> = Vec::new();
     for projection in &outline.projections {
         let numbered = |part: &str| part.parse::<usize>().is_ok();

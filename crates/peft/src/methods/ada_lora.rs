@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::checks::{check_decay, check_dropout, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
-    adapters_mut,
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Policy,
+    Selection, Targets, adapters_mut,
 };
 
 /// AdaLoRA: triplets of a low-rank update compete for a budget of ranks that shrinks during training.
@@ -44,7 +45,8 @@ pub struct AdaLora {
     /// The form of that term.
     pub orthogonality_form: OrthogonalityForm,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 /// How far matrices are from orthogonal.
@@ -72,7 +74,7 @@ impl Default for AdaLora {
             total_steps: None,
             orthogonality: 0.1,
             orthogonality_form: OrthogonalityForm::Paper,
-            target_modules: None,
+            selection: Selection::default(),
         }
     }
 }
@@ -101,7 +103,7 @@ impl AdaLora {
                 self.t_init, self.t_final
             )));
         }
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 
     fn scale(&self) -> f64 {
@@ -141,11 +143,14 @@ impl Method for AdaLora {
                 "\"paper\": squared Frobenius norms, summed; \"peft\": norms, averaged over all matrices",
             ),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("adalora r={}→{} {targets}", self.init_rank, self.target_rank)
     }
 
@@ -181,43 +186,29 @@ impl Method for AdaLora {
         }))
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        if config["peft_type"] != "ADALORA" {
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("ADALORA") {
             return Ok(None);
         }
-        let unsupported = |key: &str| {
-            NotApplicable::new(format!("adapter_config.json: `{key}` = {} is not supported", config[key]))
-        };
-        let integer = |key: &str| config[key].as_u64().map(|n| n as usize).ok_or_else(|| unsupported(key));
-        let number = |key: &str| config[key].as_f64().ok_or_else(|| unsupported(key));
-        for key in ["fan_in_fan_out", "lora_bias"] {
-            if config[key] == true {
-                return Err(unsupported(key));
-            }
-        }
-        if !(config["bias"].is_null() || config["bias"] == "none") {
-            return Err(unsupported("bias"));
-        }
-        // such a file holds tensors of another rank at every target
-        if !config["rank_pattern"].is_null() {
-            return Err(unsupported("rank_pattern"));
-        }
-        let init_rank = integer("init_r")?;
-        let alpha = number("lora_alpha")?;
+        // PEFT has no use for the first of them here, and the second is of tensors that the file has
+        config.get("r");
+        config.is_on("init_lora_weights")?;
+        let init_rank = config.integer("init_r", 12)?;
+        let alpha = config.number("lora_alpha", 8.0)?;
         Ok(Some(Self {
             init_rank,
-            target_rank: integer("target_r")?,
+            target_rank: config.integer("target_r", 8)?,
             alpha: if alpha > 0.0 { alpha } else { init_rank as f64 },
-            dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
-            beta1: number("beta1")?,
-            beta2: number("beta2")?,
-            t_init: integer("tinit")?,
-            t_final: integer("tfinal")?,
-            delta_t: integer("deltaT")?,
-            total_steps: config["total_step"].as_u64().map(|steps| steps as usize),
-            orthogonality: number("orth_reg_weight")?,
+            dropout: config.number("lora_dropout", 0.0)?,
+            beta1: config.number("beta1", 0.85)?,
+            beta2: config.number("beta2", 0.85)?,
+            t_init: config.integer("tinit", 0)?,
+            t_final: config.integer("tfinal", 0)?,
+            delta_t: config.integer("deltaT", 1)?,
+            total_steps: config.value("total_step", None)?,
+            orthogonality: config.number("orth_reg_weight", 0.5)?,
             orthogonality_form: OrthogonalityForm::Peft,
-            target_modules: Targets::from_peft(&config["target_modules"]),
+            selection: config.selection()?,
         }))
     }
 

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use super::checks::check_rank;
 use super::low_rank::{QUERY_VALUE, attach};
 use super::oft::{cayley, check_blocks, rotate};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// BOFT: a rotation of a projection's input in several block-diagonal steps, and a scale of its outputs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,12 +24,13 @@ pub struct Boft {
     /// m: steps of the butterfly; each doubles the inputs that an input can reach.
     pub butterfly_factor: usize,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for Boft {
     fn default() -> Self {
-        Self { block_size: 4, butterfly_factor: 1, target_modules: None }
+        Self { block_size: 4, butterfly_factor: 1, selection: Selection::default() }
     }
 }
 
@@ -35,7 +38,7 @@ impl Boft {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         let (size, steps) = (self.block_size, self.butterfly_factor);
         check_rank("butterfly_factor", steps)?;
-        let targets = Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)?;
+        let targets = self.selection.select(&QUERY_VALUE, outline)?;
         check_blocks(size, &targets)?;
         if steps == 1 {
             return Ok(targets);
@@ -78,11 +81,14 @@ impl Method for Boft {
             ("block_size", "4", "b: inputs that are rotated together; divides the targets' inputs"),
             ("butterfly_factor", "1", "m: steps of the butterfly"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("boft b={} m={} {targets}", self.block_size, self.butterfly_factor)
     }
 
@@ -108,13 +114,14 @@ impl Method for Boft {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let unsupported = ["boft_block_num", "boft_dropout"];
-        let Some(config) = PeftConfig::read(config, "BOFT", &unsupported)? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("BOFT") {
+            return Ok(None);
+        }
         Ok(Some(Self {
             block_size: config.integer("boft_block_size", 4)?,
             butterfly_factor: config.integer("boft_n_butterfly_factor", 1)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

@@ -7,8 +7,13 @@ use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
+};
 
 /// DoRA: LoRA on the direction of every output's weights, and a trained magnitude.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,15 +23,29 @@ pub struct Dora {
     pub rank: usize,
     /// α; the update is scaled by α/r.
     pub alpha: f64,
+    /// Whether the update is scaled by α/√r, as rsLoRA's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub use_rslora: bool,
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for Dora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -34,9 +53,11 @@ impl Dora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: self.use_rslora,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -57,13 +78,19 @@ impl Method for Dora {
         settings: &[
             ("rank", "8", "r"),
             ("alpha", "8", "α; the update is scaled by α/r"),
+            ("use_rslora", "false", "scale by α/√r, as rsLoRA does"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("dora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("dora r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -78,8 +105,8 @@ impl Method for Dora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let LoraAdapter { lora_A, lora_B, scale, dropout } = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let LoraAdapter { lora_A, lora_B, scale, dropout } = at.init(&projection.info, init);
             let weight = projection.weight();
             // through the same sum as later on, so that magnitude over norm is one to the bit
             let direction = direction(weight, low_rank_update(&lora_A, &lora_B, scale));
@@ -88,20 +115,20 @@ impl Method for Dora {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &["use_dora"]) else { return Ok(None) };
-        lora.check()?;
-        lora.no_bias()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::Dora)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
+            use_rslora: lora.use_rslora()?,
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["use_dora"] = true.into();
         Some(config)
     }

@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::check_rank;
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE};
+use crate::rank_patterns::NO_PATTERNS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
     adapters_mut,
 };
 
@@ -37,7 +39,8 @@ pub struct DyLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for DyLora {
@@ -49,7 +52,7 @@ impl Default for DyLora {
             evaluate_rank: None,
             frozen: false,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
         }
     }
 }
@@ -58,9 +61,11 @@ impl DyLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -107,12 +112,15 @@ impl Method for DyLora {
             ("frozen", "false", "a step trains the last of its ranks alone"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
         let frozen = if self.frozen { " frozen" } else { "" };
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("dylora{frozen} r={}..{} at {} {targets}", self.rank_min, self.rank, self.evaluated())
     }
 
@@ -132,8 +140,8 @@ impl Method for DyLora {
     ) -> Result<(), NotApplicable> {
         self.check()?;
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let LoraAdapter { lora_A, lora_B, .. } = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let LoraAdapter { lora_A, lora_B, .. } = at.init(&projection.info, init);
             DyLoraAdapter {
                 lora_A,
                 lora_B,

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::checks::{check_interval, check_rank};
 use super::decomposition::{Decomposition, leading, tensor};
 use super::low_rank::BLOCKS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     AdamConstants, AdamW, AdamWState, Card, Count, Family, Identity, MergeKind, Method, NotApplicable,
-    Outline, Targets,
+    Outline, Selection,
 };
 
 /// GaLore: full fine-tuning with Adam's moments in a low-rank subspace of the gradient.
@@ -27,12 +28,13 @@ pub struct GaLore {
     /// Rounds of randomised subspace iteration; a full decomposition if absent.
     pub iterations: Option<usize>,
     /// Projections whose gradients are projected; every one of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for GaLore {
     fn default() -> Self {
-        Self { rank: 8, update_every: 200, scale: 0.25, iterations: None, target_modules: None }
+        Self { rank: 8, update_every: 200, scale: 0.25, iterations: None, selection: Selection::default() }
     }
 }
 
@@ -40,7 +42,7 @@ impl GaLore {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
         check_interval("update_every", self.update_every)?;
-        Targets::select(self.target_modules.as_ref(), &BLOCKS, outline)
+        self.selection.select(&BLOCKS, outline)
     }
 }
 
@@ -67,11 +69,14 @@ impl Method for GaLore {
                 "rounds of randomised subspace iteration, in place of a full decomposition",
             ),
             ("target_modules", "all of the blocks", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("galore r={} T={} {targets}", self.rank, self.update_every)
     }
 

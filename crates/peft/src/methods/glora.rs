@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use super::checks::check_rank;
 use super::loha::kaiming_rows;
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// GLoRA: scales and shifts of a projection's weight and bias.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,7 +28,8 @@ pub struct GLora {
     /// Form of D, the bias's scale, and E, its shift.
     pub config_D_E: BiasPath,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 /// Form of a change of the weight.
@@ -74,7 +77,7 @@ impl Default for GLora {
             config_A_B: WeightPath::Lora,
             config_C: CouplingPath::Lora,
             config_D_E: BiasPath::Constant,
-            target_modules: None,
+            selection: Selection::default(),
         }
     }
 }
@@ -82,7 +85,7 @@ impl Default for GLora {
 impl GLora {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
-        let targets = Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)?;
+        let targets = self.selection.select(&QUERY_VALUE, outline)?;
         match targets.iter().all(|p| self.elements(p) == 0) {
             false => Ok(targets),
             true => Err(NotApplicable::new(
@@ -168,6 +171,9 @@ impl Method for GLora {
                 "D and E: \"vector\" (a value an output), \"constant\" or \"none\"",
             ),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
@@ -188,7 +194,7 @@ impl Method for GLora {
             BiasPath::Constant => "",
             BiasPath::None => " D,E=none",
         };
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("glora {weight}{coupling}{bias} {targets}")
     }
 
@@ -206,15 +212,17 @@ impl Method for GLora {
         attach(model, &targets, |projection| Ok(self.adapter(&projection.info, init)))
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(config) = PeftConfig::read(config, "GLORA", &[])? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("GLORA") {
+            return Ok(None);
+        }
         let default = Self::default();
         Ok(Some(Self {
             rank: config.integer("r", 8)?,
             config_A_B: config.value("config_A_B", default.config_A_B)?,
             config_C: config.value("config_C", default.config_C)?,
             config_D_E: config.value("config_D_E", default.config_D_E)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

@@ -7,14 +7,18 @@ use peftlab_ops::cast_like;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// (IA)³: learned vectors scale keys, values and the feed-forward network's hidden activations.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ia3 {
     /// Projections; key, value and the one out of the feed-forward network if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// Those of them whose input is scaled, not their output; the last if absent.
     pub feedforward_modules: Option<Targets>,
 }
@@ -24,7 +28,7 @@ const TARGETS: [Role; 3] = [Role::Key, Role::Value, Role::Down];
 impl Ia3 {
     /// The targets, and for each whether its input is scaled.
     fn targets<'a>(&self, outline: &'a Outline) -> Result<Vec<(&'a ProjectionInfo, bool)>, NotApplicable> {
-        let targets = Targets::select(self.target_modules.as_ref(), &TARGETS, outline)?;
+        let targets = self.selection.select(&TARGETS, outline)?;
         // an explicit empty list is PEFT's way of saying that no target's input is scaled
         let none = matches!(&self.feedforward_modules, Some(Targets::Names(names)) if names.is_empty());
         let inputs = match none {
@@ -48,12 +52,15 @@ impl Method for Ia3 {
         not_for: "",
         settings: &[
             ("target_modules", "key, value, down", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("feedforward_modules", "down", "those of the targets whose input is scaled, not their output"),
         ],
     };
 
     fn label(&self) -> String {
-        format!("ia3 {}", Targets::label(self.target_modules.as_ref(), "k,v,ffn"))
+        format!("ia3 {}", self.selection.label("k,v,ffn"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -79,11 +86,13 @@ impl Method for Ia3 {
         Ok(())
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        Ok((config["peft_type"] == "IA3").then(|| Self {
-            target_modules: Targets::from_peft(&config["target_modules"]),
-            feedforward_modules: Targets::from_peft(&config["feedforward_modules"]),
-        }))
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("IA3") {
+            return Ok(None);
+        }
+        // an empty list says that no target's input is scaled
+        let feedforward_modules = config.value("feedforward_modules", None)?;
+        Ok(Some(Self { selection: config.selection()?, feedforward_modules }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::ada_lora::{distances_from_orthogonal, through_triplets, triplets_product};
 use super::checks::{check_decay, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
     adapters_mut,
 };
 
@@ -38,7 +39,8 @@ pub struct IncreLora {
     /// The weight of the term that keeps A and B orthogonal.
     pub orthogonality: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for IncreLora {
@@ -52,7 +54,7 @@ impl Default for IncreLora {
             beta1: 0.85,
             beta2: 0.85,
             orthogonality: 0.1,
-            target_modules: None,
+            selection: Selection::default(),
         }
     }
 }
@@ -75,7 +77,7 @@ impl IncreLora {
         check_decay("beta1", self.beta1)?;
         check_decay("beta2", self.beta2)?;
         check_weight("orthogonality", self.orthogonality)?;
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 }
 
@@ -105,11 +107,14 @@ impl Method for IncreLora {
             ("beta2", "0.85", "decay of its smoothed deviation"),
             ("orthogonality", "0.1", "the weight of the term that keeps A and B orthogonal"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("increlora r={}→{} {targets}", self.rank_start, self.rank_target)
     }
 

@@ -2,7 +2,7 @@ use peftlab_layers::params::ParamInfo;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig};
 
 /// LN-tuning: the norms are trained.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -61,11 +61,11 @@ impl Method for LnTuning {
         self.trains_module(module(&parameter.name))
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        if config["peft_type"] != "LN_TUNING" {
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("LN_TUNING") {
             return Ok(None);
         }
-        Ok(Some(Self { target_modules: serde_json::from_value(config["target_modules"].clone()).ok() }))
+        Ok(Some(Self { target_modules: config.value("target_modules", None)? }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {

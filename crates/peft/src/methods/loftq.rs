@@ -8,7 +8,9 @@ use super::decomposition::{Decomposition, balanced};
 use super::low_rank::{BLOCKS, LoraAdapter, LowRank};
 use super::pissa::wide_enough;
 use super::qlora::{QuantType, check_block, pack_blocks};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::rank_patterns::NO_PATTERNS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// LoftQ: QLoRA whose update starts from what quantisation lost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,7 +23,8 @@ pub struct LoftQ {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections that get an update; every linear of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// The four-bit type.
     pub quant_type: QuantType,
     /// Whether the scales are quantised to eight bits, too.
@@ -38,7 +41,7 @@ impl Default for LoftQ {
             rank: 16,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
             quant_type: QuantType::Nf4,
             double_quant: false,
             block_size: 64,
@@ -51,9 +54,11 @@ impl LoftQ {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &BLOCKS,
         }
     }
@@ -104,6 +109,9 @@ impl Method for LoftQ {
                 "every linear of the blocks",
                 "names, a regular expression, or \"all-linear\"",
             ),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "false", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),
@@ -112,7 +120,7 @@ impl Method for LoftQ {
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("loftq {} r={} {targets}", self.quant_type.label(self.double_quant), self.rank)
     }
 
@@ -135,13 +143,12 @@ impl Method for LoftQ {
             dense.push((projection.info.name.clone(), projection.weight()));
         }
         pack_blocks(model, scheme);
-        low_rank.attach(model, outline, |projection| {
-            let start = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let start = at.init(&projection.info, init);
             let weight =
                 dense.iter().find(|(name, _)| *name == projection.info.name).map(|(_, weight)| weight);
             let Some(weight) = weight else { return start };
-            let (packed, factors) =
-                alternate(weight, self.rank, low_rank.scale, scheme, self.iterations, init);
+            let (packed, factors) = alternate(weight, at.rank, at.scale(), scheme, self.iterations, init);
             projection.set_packed(packed);
             let Some((a, b)) = factors else { return start };
             LoraAdapter {

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::checks::check_rank;
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// LoHa: the elementwise product of two low-rank updates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,19 +21,20 @@ pub struct LoHa {
     /// α; the update is scaled by α/r.
     pub alpha: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for LoHa {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, target_modules: None }
+        Self { rank: 8, alpha: 8.0, selection: Selection::default() }
     }
 }
 
 impl LoHa {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 }
 
@@ -51,11 +54,14 @@ impl Method for LoHa {
             ("rank", "8", "r"),
             ("alpha", "8", "α; the update is scaled by α/r"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("loha r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("loha r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -81,13 +87,14 @@ impl Method for LoHa {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let unsupported = ["rank_dropout", "module_dropout"];
-        let Some(config) = PeftConfig::read(config, "LOHA", &unsupported)? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("LOHA") {
+            return Ok(None);
+        }
         Ok(Some(Self {
             rank: config.integer("r", 8)?,
             alpha: config.number("alpha", 8.0)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

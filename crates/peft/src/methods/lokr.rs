@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::checks::check_rank;
 use super::loha::kaiming_rows;
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// LoKr: the Kronecker product of two small matrices.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,12 +26,19 @@ pub struct LoKr {
     /// The smaller factor of each width, where it divides it; −1 for the one next to the square root.
     pub decompose_factor: i64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for LoKr {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, decompose_both: false, decompose_factor: -1, target_modules: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            decompose_both: false,
+            decompose_factor: -1,
+            selection: Selection::default(),
+        }
     }
 }
 
@@ -70,7 +79,7 @@ impl LoKr {
                 self.decompose_factor
             )));
         }
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 
     fn shapes(&self, info: &ProjectionInfo) -> Shapes {
@@ -109,6 +118,9 @@ impl Method for LoKr {
                 "m and l, where it divides the widths; −1 for the factor next to the square root",
             ),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
@@ -118,7 +130,7 @@ impl Method for LoKr {
             -1 => String::new(),
             factor => format!(" f={factor}"),
         };
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("lokr r={}{both}{factor} {targets}", self.rank)
     }
 
@@ -165,15 +177,16 @@ impl Method for LoKr {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let unsupported = ["rank_dropout", "module_dropout"];
-        let Some(config) = PeftConfig::read(config, "LOKR", &unsupported)? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("LOKR") {
+            return Ok(None);
+        }
         Ok(Some(Self {
             rank: config.integer("r", 8)?,
             alpha: config.number("alpha", 8.0)?,
             decompose_both: config.value("decompose_both", false)?,
             decompose_factor: config.value("decompose_factor", -1)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

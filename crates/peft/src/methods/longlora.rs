@@ -5,7 +5,9 @@ use peftlab_layers::{Attached, Attention, AttentionAdapter, Initializer, Mode, M
 use serde::{Deserialize, Serialize};
 
 use super::low_rank::{LowRank, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::rank_patterns::NO_PATTERNS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// LongLoRA: LoRA for longer sequences, with shifted sparse attention in training.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,7 +20,8 @@ pub struct LongLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; all four of the attention if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// Attention in training.
     pub attention: Pattern,
     /// Length of a group over the length of the sequence.
@@ -53,7 +56,7 @@ impl Default for LongLora {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
             attention: Pattern::Shifted,
             group_ratio: 0.25,
             position_factor: 1.0,
@@ -67,9 +70,11 @@ impl LongLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &ATTENTION,
         }
     }
@@ -118,6 +123,9 @@ impl Method for LongLora {
             ("alpha", "16", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query, key, value, output", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("attention", "\"shifted\"", "attention in training: \"shifted\", \"rolled\" or \"full\""),
             ("group_ratio", "0.25", "length of a group over that of the sequence"),
             ("position_factor", "1", "positions are divided by this; above 1 the model is changed at step 0"),
@@ -150,7 +158,7 @@ impl Method for LongLora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))?;
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))?;
         let sites = model.sites();
         if self.position_factor > 1.0
             && let Some(rotary) = sites.rotary
@@ -175,7 +183,7 @@ impl Method for LongLora {
     fn to_peft(&self, outline: &Outline) -> Option<serde_json::Value> {
         // PEFT has the LoRA alone: embeddings and norms go into its file as `modules_to_save`
         (!self.train_embeddings && !self.train_norms && self.position_factor == 1.0)
-            .then(|| lora_config(&self.low_rank(), self.alpha, outline))
+            .then(|| lora_config(&self.low_rank(), outline))
             .flatten()
     }
 }

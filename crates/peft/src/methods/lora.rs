@@ -3,8 +3,13 @@ use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
+};
 
 /// LoRA: a low-rank update beside a frozen projection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,7 +22,11 @@ pub struct Lora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
     /// Which biases are trained besides.
     pub bias: LoraBias,
 }
@@ -36,7 +45,14 @@ pub enum LoraBias {
 
 impl Default for Lora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None, bias: LoraBias::None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+            bias: LoraBias::None,
+        }
     }
 }
 
@@ -44,9 +60,11 @@ impl Lora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -68,12 +86,17 @@ impl Method for Lora {
             ("alpha", "8", "α; the update is scaled by α/r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
             ("bias", "\"none\"", "biases trained besides: \"none\", \"all\" or \"lora_only\""),
         ],
     };
 
     fn label(&self) -> String {
-        format!("lora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("lora r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -96,11 +119,11 @@ impl Method for Lora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
+        low_rank.attach(model, outline, |projection, at| {
             if self.bias == LoraBias::LoraOnly {
                 projection.bias = projection.bias.take().map(|bias| bias.set_require_grad(true));
             }
-            low_rank.init(&projection.info, init)
+            at.init(&projection.info, init)
         })
     }
 
@@ -108,20 +131,20 @@ impl Method for Lora {
         self.bias == LoraBias::All && parameter.name.ends_with(".bias")
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &[]) else { return Ok(None) };
-        lora.check()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::Plain)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
-            bias: lora.bias()?,
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
+            patterns: lora.patterns()?,
+            bias: lora.bias(LoraBias::None)?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["bias"] = json!(self.bias);
         Some(config)
     }

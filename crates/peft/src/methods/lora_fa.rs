@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use super::decomposition::{Svd, columns, svd, tensor};
 use super::low_rank::{LoraAdapter, LowRank, QUERY_VALUE, lora_config};
+use crate::rank_patterns::NO_PATTERNS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Targets,
+    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,
     adapters_mut,
 };
 
@@ -24,12 +26,13 @@ pub struct LoraFa {
     /// Whether B's gradient is multiplied by the inverse of A's Gram matrix.
     pub precondition: bool,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for LoraFa {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, precondition: true, target_modules: None }
+        Self { rank: 8, alpha: 8.0, dropout: 0.0, precondition: true, selection: Selection::default() }
     }
 }
 
@@ -37,9 +40,11 @@ impl LoraFa {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -63,12 +68,15 @@ impl Method for LoraFa {
             ("dropout", "0", "dropout on the input of the update"),
             ("precondition", "true", "multiply B's gradient by the inverse of A's Gram matrix"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
         let plain = if self.precondition { "" } else { " plain" };
-        format!("lora-fa{plain} r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("lora-fa{plain} r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -85,8 +93,8 @@ impl Method for LoraFa {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| {
-            let mut adapter = low_rank.init(&projection.info, init);
+        low_rank.attach(model, outline, |projection, at| {
+            let mut adapter = at.init(&projection.info, init);
             adapter.lora_A.weight = adapter.lora_A.weight.set_require_grad(false);
             adapter
         })
@@ -97,7 +105,7 @@ impl Method for LoraFa {
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        lora_config(&self.low_rank(), self.alpha, outline)
+        lora_config(&self.low_rank(), outline)
     }
 }
 

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     AdamConstants, AdamW, AdamWState, Card, Count, Family, Identity, MergeKind, Method, NotApplicable,
-    Outline, Targets,
+    Outline, RankPatterns, Selection,
 };
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
@@ -25,12 +27,23 @@ pub struct LoraPlus {
     /// λ, B's learning rate over A's.
     pub ratio: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for LoraPlus {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, ratio: 16.0, target_modules: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            ratio: 16.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -38,9 +51,11 @@ impl LoraPlus {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -78,11 +93,16 @@ impl Method for LoraPlus {
             ("dropout", "0", "dropout on the input of the update"),
             ("ratio", "16", "λ, B's learning rate over A's"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("lora-plus r={} ratio={} {targets}", self.rank, self.ratio)
     }
 
@@ -99,7 +119,7 @@ impl Method for LoraPlus {
     ) -> Result<(), NotApplicable> {
         self.check()?;
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 
     fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64 {
@@ -124,7 +144,7 @@ impl Method for LoraPlus {
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        lora_config(&self.low_rank(), self.alpha, outline)
+        lora_config(&self.low_rank(), outline)
     }
 }
 

@@ -10,7 +10,7 @@ use peftlab_layers::{
 use serde_json::{Value, json};
 
 use super::checks::{check_dropout, check_rank};
-use crate::{NotApplicable, Outline, Targets};
+use crate::{NotApplicable, Outline, PeftConfig, RankPatterns, Selection, Targets};
 
 /// Where LoRA acts unless it is told otherwise.
 pub(crate) const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
@@ -20,30 +20,55 @@ pub(crate) const BLOCKS: [Role; 7] =
     [Role::Query, Role::Key, Role::Value, Role::AttentionOutput, Role::Gate, Role::Up, Role::Down];
 
 /// The settings that LoRA and its variants have in common.
+#[derive(Clone, Copy)]
 pub(crate) struct LowRank<'a> {
     /// r
     pub(crate) rank: usize,
-    /// The factor on the update.
-    pub(crate) scale: f64,
+    /// α
+    pub(crate) alpha: f64,
+    /// Whether the update is scaled by α/√r, not α/r.
+    pub(crate) by_root: bool,
     /// Dropout on the input of the update.
     pub(crate) dropout: f64,
+    /// Ranks and α of single projections.
+    pub(crate) patterns: &'a RankPatterns,
     /// Projections.
-    pub(crate) targets: Option<&'a Targets>,
+    pub(crate) selection: &'a Selection,
     /// Projections if there are no targets.
     pub(crate) roles: &'a [Role],
 }
 
 impl LowRank<'_> {
+    /// The factor on the update.
+    pub(crate) fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.by_root { rank.sqrt() } else { rank }
+    }
+
+    /// Every projection that gets an update, with the settings that it has there.
+    pub(crate) fn updates<'o>(
+        &self,
+        outline: &'o Outline,
+    ) -> Result<Vec<(&'o ProjectionInfo, Self)>, NotApplicable> {
+        let patterns = self.patterns.compiled()?;
+        let at = |info: &'o ProjectionInfo| {
+            let rank = patterns.rank(&info.name)?.unwrap_or(self.rank);
+            check_rank("rank_pattern", rank)?;
+            Ok((info, Self { rank, alpha: patterns.alpha(&info.name)?.unwrap_or(self.alpha), ..*self }))
+        };
+        self.select(outline)?.into_iter().map(at).collect()
+    }
+
     /// The projections that get an update.
     pub(crate) fn select<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
         check_dropout(self.dropout)?;
-        Targets::select(self.targets, self.roles, outline)
+        self.selection.select(self.roles, outline)
     }
 
     /// Parameters of all updates.
     pub(crate) fn count(&self, outline: &Outline) -> Result<usize, NotApplicable> {
-        Ok(self.select(outline)?.iter().map(|p| self.rank * (p.input + p.output)).sum())
+        Ok(self.updates(outline)?.iter().map(|(p, at)| at.rank * (p.input + p.output)).sum())
     }
 
     /// LoRA's tensors as they start: A drawn Kaiming-uniform, B zero.
@@ -51,19 +76,26 @@ impl LowRank<'_> {
         LoraAdapter {
             lora_A: Linear { weight: init.kaiming([info.input, self.rank]), bias: None },
             lora_B: Linear { weight: init.constant(0.0, [self.rank, info.output]), bias: None },
-            scale: self.scale,
+            scale: self.scale(),
             dropout: self.dropout,
         }
     }
 
-    /// Attaches what `adapter` makes to every target.
+    /// Attaches what `adapter` makes, with the settings of each, to every target.
     pub(crate) fn attach<A: ProjectionAdapter + 'static>(
         &self,
         model: &mut Model,
         outline: &Outline,
-        mut adapter: impl FnMut(&mut Projection) -> A,
+        mut adapter: impl FnMut(&mut Projection, Self) -> A,
     ) -> Result<(), NotApplicable> {
-        attach(model, &self.select(outline)?, |projection| Ok(adapter(projection)))
+        let updates = self.updates(outline)?;
+        for projection in model.sites().projections {
+            if let Some((_, at)) = updates.iter().find(|(info, _)| info.name == projection.info.name) {
+                let adapter = adapter(projection, *at);
+                projection.adapters.push(Attached::new(Box::new(adapter)));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -117,86 +149,107 @@ impl ProjectionAdapter for LoraAdapter {
     }
 }
 
-/// An `adapter_config.json` of PEFT's LoRA, if it is one, as its variants read it.
-pub(crate) struct PeftLora<'a>(&'a Value);
+/// An `adapter_config.json` of PEFT's LoRA, as its variants read it.
+pub(crate) struct PeftLora<'a>(&'a PeftConfig<'a>);
+
+/// What makes a variant of LoRA in PEFT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// LoRA itself.
+    Plain,
+    /// `use_rslora`, and nothing else.
+    RsLora,
+    /// `use_dora`
+    Dora,
+    /// `init_lora_weights` = "pissa"
+    Pissa,
+    /// `init_lora_weights` = "olora"
+    Olora,
+}
 
 impl<'a> PeftLora<'a> {
-    /// `config`, where it is LoRA's, and every option named in `variant` is on and every other variant's off.
-    pub(crate) fn read(config: &'a Value, variant: &[&str]) -> Option<Self> {
-        const SWITCHES: [&str; 2] = ["use_rslora", "use_dora"];
-        let init = config["init_lora_weights"].as_str().unwrap_or("default");
-        let init = if ["pissa", "olora", "loftq"].contains(&init) { init } else { "default" };
-        let is = config["peft_type"] == "LORA"
-            && SWITCHES.iter().all(|switch| (config[*switch] == true) == variant.contains(switch))
-            && (init == "default" || variant.contains(&init))
-            && variant.iter().all(|name| SWITCHES.contains(name) || *name == init);
-        is.then_some(Self(config))
+    /// `config`, where it is that of `variant`.
+    ///
+    /// # Errors
+    /// Where it is LoRA's with an initialisation that changes the base in a way that is not known.
+    pub(crate) fn read(config: &'a PeftConfig<'a>, variant: Variant) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("LORA") {
+            return Ok(None);
+        }
+        let dora = config.is_on("use_dora")?;
+        // PEFT takes what it started from off the base again when it loads an adapter
+        let taken = match config.get("init_lora_weights") {
+            Value::Null | Value::Bool(_) => Variant::Plain,
+            Value::String(init) => match init.as_str() {
+                // A and B alone are drawn another way
+                "gaussian" | "orthogonal" | "eva" => Variant::Plain,
+                "pissa" => Variant::Pissa,
+                "olora" => Variant::Olora,
+                _ => return Err(config.unsupported("init_lora_weights")),
+            },
+            _ => return Err(config.unsupported("init_lora_weights")),
+        };
+        if dora && taken != Variant::Plain {
+            return Err(NotApplicable::new(format!(
+                "`init_lora_weights` = {} is not supported together with `use_dora`",
+                config.get("init_lora_weights")
+            )));
+        }
+        let found = match (dora, taken, config.is_on("use_rslora")?) {
+            (true, ..) => Variant::Dora,
+            (false, Variant::Plain, true) => Variant::RsLora,
+            (false, taken, _) => taken,
+        };
+        Ok((found == variant).then_some(Self(config)))
     }
 
-    fn unsupported(&self, key: &str) -> NotApplicable {
-        NotApplicable::new(format!("adapter_config.json: `{key}` = {} is not supported", self.0[key]))
-    }
-
-    /// An error where an option is on that no variant has.
-    pub(crate) fn check(&self) -> Result<(), NotApplicable> {
-        for key in ["use_qalora", "fan_in_fan_out", "lora_bias"] {
-            if self.0[key] == true {
-                return Err(self.unsupported(key));
-            }
-        }
-        for key in ["rank_pattern", "alpha_pattern"] {
-            if self.0[key].as_object().is_some_and(|patterns| !patterns.is_empty()) {
-                return Err(self.unsupported(key));
-            }
-        }
-        Ok(())
+    /// Whether the update is scaled by the rank's root.
+    pub(crate) fn use_rslora(&self) -> Result<bool, NotApplicable> {
+        self.0.is_on("use_rslora")
     }
 
     /// `r`
     pub(crate) fn rank(&self) -> Result<usize, NotApplicable> {
-        let rank = self.0["r"].as_u64().ok_or_else(|| self.unsupported("r"))?;
-        Ok(rank as usize)
+        self.0.integer("r", 8)
     }
 
     /// `lora_alpha`
     pub(crate) fn alpha(&self) -> Result<f64, NotApplicable> {
-        self.0["lora_alpha"].as_f64().ok_or_else(|| self.unsupported("lora_alpha"))
+        self.0.number("lora_alpha", 8.0)
     }
 
     /// `lora_dropout`
-    pub(crate) fn dropout(&self) -> f64 {
-        self.0["lora_dropout"].as_f64().unwrap_or(0.0)
+    pub(crate) fn dropout(&self) -> Result<f64, NotApplicable> {
+        self.0.number("lora_dropout", 0.0)
     }
 
-    /// `target_modules`
-    pub(crate) fn targets(&self) -> Option<Targets> {
-        Targets::from_peft(&self.0["target_modules"])
+    /// Ranks and α of single projections.
+    pub(crate) fn patterns(&self) -> Result<RankPatterns, NotApplicable> {
+        self.0.patterns()
+    }
+
+    /// The projections.
+    pub(crate) fn selection(&self) -> Result<Selection, NotApplicable> {
+        self.0.selection()
     }
 
     /// `bias`, as `T` names its values.
-    pub(crate) fn bias<T: serde::de::DeserializeOwned>(&self) -> Result<T, NotApplicable> {
-        serde_json::from_value(self.0["bias"].clone()).map_err(|_| self.unsupported("bias"))
-    }
-
-    /// An error where biases are trained besides.
-    pub(crate) fn no_bias(&self) -> Result<(), NotApplicable> {
-        match &self.0["bias"] {
-            Value::Null => Ok(()),
-            bias if bias == "none" => Ok(()),
-            _ => Err(self.unsupported("bias")),
-        }
+    pub(crate) fn bias<T: serde::de::DeserializeOwned>(&self, none: T) -> Result<T, NotApplicable> {
+        self.0.value("bias", none)
     }
 }
 
 /// An `adapter_config.json` of PEFT's LoRA; a variant adds its options.
-pub(crate) fn lora_config(low_rank: &LowRank<'_>, alpha: f64, outline: &Outline) -> Option<Value> {
+pub(crate) fn lora_config(low_rank: &LowRank<'_>, outline: &Outline) -> Option<Value> {
     Some(json!({
         "peft_type": "LORA",
         "r": low_rank.rank,
-        "lora_alpha": alpha,
+        "lora_alpha": low_rank.alpha,
         "lora_dropout": low_rank.dropout,
         "target_modules": Targets::to_peft(&low_rank.select(outline).ok()?),
-        "use_rslora": false,
+        "use_rslora": low_rank.by_root,
+        "rank_pattern": low_rank.patterns.rank_pattern,
+        "alpha_pattern": low_rank.patterns.alpha_pattern,
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,

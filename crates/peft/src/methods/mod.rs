@@ -26,7 +26,6 @@ mod low_rank;
 mod nola;
 mod oft;
 mod olora;
-mod peft_config;
 mod pissa;
 mod prefix_tuning;
 mod prompt_tuning;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::check_rank;
 use super::low_rank::{QUERY_VALUE, attach};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// NOLA: LoRA whose matrices are linear combinations of random ones that a seed gives.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,12 +24,13 @@ pub struct Nola {
     /// What the random matrices come from, with the module's name.
     pub seed: u64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for Nola {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, num_basis: 64, seed: 0, target_modules: None }
+        Self { rank: 8, alpha: 8.0, num_basis: 64, seed: 0, selection: Selection::default() }
     }
 }
 
@@ -36,7 +38,7 @@ impl Nola {
     fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
         check_rank("num_basis", self.num_basis)?;
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 
     /// The random matrices of `matrix`, A or B, at `info`.
@@ -64,11 +66,14 @@ impl Method for Nola {
             ("num_basis", "64", "m: random matrices that are combined for each of A and B"),
             ("seed", "0", "what the random matrices come from, with the module's name"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("nola m={} r={} {targets}", self.num_basis, self.rank)
     }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// OFT: a block-diagonal rotation of a projection's input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,12 +24,18 @@ pub struct Oft {
     /// Terms of that series.
     pub num_cayley_neumann_terms: usize,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for Oft {
     fn default() -> Self {
-        Self { block_size: 32, cayley_neumann: false, num_cayley_neumann_terms: 5, target_modules: None }
+        Self {
+            block_size: 32,
+            cayley_neumann: false,
+            num_cayley_neumann_terms: 5,
+            selection: Selection::default(),
+        }
     }
 }
 
@@ -44,7 +52,7 @@ impl Oft {
                 self.num_cayley_neumann_terms
             )));
         }
-        let targets = Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)?;
+        let targets = self.selection.select(&QUERY_VALUE, outline)?;
         check_blocks(self.block_size, &targets)?;
         Ok(targets)
     }
@@ -91,12 +99,15 @@ impl Method for Oft {
             ),
             ("num_cayley_neumann_terms", "5", "terms of that series"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
         let series = if self.cayley_neumann { " neumann" } else { "" };
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("oft{series} b={} {targets}", self.block_size)
     }
 
@@ -123,14 +134,15 @@ impl Method for Oft {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let unsupported = ["r", "module_dropout", "coft", "block_share"];
-        let Some(config) = PeftConfig::read(config, "OFT", &unsupported)? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("OFT") {
+            return Ok(None);
+        }
         Ok(Some(Self {
             block_size: config.integer("oft_block_size", 32)?,
             cayley_neumann: config.value("use_cayley_neumann", true)?,
             num_cayley_neumann_terms: config.integer("num_cayley_neumann_terms", 5)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

@@ -4,9 +4,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::decomposition::leading_qr;
-use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, lora_config};
+use super::low_rank::{LoraAdapter, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
 use super::pissa::wide_enough;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
+};
 
 /// OLoRA: LoRA that starts from the weight's QR decomposition, whose first columns are taken off the frozen weight.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,15 +21,29 @@ pub struct Olora {
     pub rank: usize,
     /// α; the update is scaled by α/r.
     pub alpha: f64,
+    /// Whether the update is scaled by α/√r, as rsLoRA's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub use_rslora: bool,
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for Olora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            use_rslora: false,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -32,9 +51,11 @@ impl Olora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: self.use_rslora,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -54,13 +75,19 @@ impl Method for Olora {
         settings: &[
             ("rank", "8", "r"),
             ("alpha", "8", "α; the update is scaled by α/r"),
+            ("use_rslora", "false", "scale by α/√r, as rsLoRA does"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("olora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("olora r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -76,36 +103,36 @@ impl Method for Olora {
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
         let _ = init;
-        low_rank.attach(model, outline, |projection| {
+        low_rank.attach(model, outline, |projection, at| {
             let weight = projection.weight();
-            let (q, r) = leading_qr(&weight.clone().transpose(), self.rank);
+            let (q, r) = leading_qr(&weight.clone().transpose(), at.rank);
             let (a, b) = (r.transpose(), q.transpose());
             let dtype = weight.dtype();
-            let taken = a.clone().matmul(b.clone()) * low_rank.scale;
+            let taken = a.clone().matmul(b.clone()) * at.scale();
             projection.set_weight((weight.cast(taken.dtype()) - taken).cast(dtype));
             LoraAdapter {
                 lora_A: Linear { weight: Param::from_tensor(a), bias: None },
                 lora_B: Linear { weight: Param::from_tensor(b), bias: None },
-                scale: low_rank.scale,
+                scale: at.scale(),
                 dropout: self.dropout,
             }
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &["olora"]) else { return Ok(None) };
-        lora.check()?;
-        lora.no_bias()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::Olora)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
+            use_rslora: lora.use_rslora()?,
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
+        let mut config = lora_config(&self.low_rank(), outline)?;
         config["init_lora_weights"] = "olora".into();
         Some(config)
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::prompt_tuning::{Table, check_length, prompt_config, virtual_tokens};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig};
 
 /// Prefix tuning: trained keys and values before those of the sequence, in every attention.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,14 +111,17 @@ impl Method for PrefixTuning {
         Ok(())
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        if config["peft_type"] != "PREFIX_TUNING" {
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("PREFIX_TUNING") {
             return Ok(None);
         }
         Ok(Some(Self {
             num_virtual_tokens: virtual_tokens(config)?,
-            prefix_projection: config["prefix_projection"] == true,
-            encoder_hidden_size: config["encoder_hidden_size"].as_u64().map(|size| size as usize),
+            prefix_projection: config.is_on("prefix_projection")?,
+            encoder_hidden_size: match config.integer("encoder_hidden_size", 0)? {
+                0 => None,
+                size => Some(size),
+            },
         }))
     }
 

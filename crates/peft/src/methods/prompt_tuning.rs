@@ -4,7 +4,7 @@ use peftlab_layers::{Attached, Context, EmbeddingAdapter, Initializer, Model, Mo
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig};
 
 /// Prompt tuning: trained vectors before the embeddings of the tokens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -103,8 +103,8 @@ impl Method for PromptTuning {
         Ok(())
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        if config["peft_type"] != "PROMPT_TUNING" {
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("PROMPT_TUNING") {
             return Ok(None);
         }
         Ok(Some(Self { num_virtual_tokens: virtual_tokens(config)?, init: PromptInit::Random }))
@@ -118,9 +118,18 @@ impl Method for PromptTuning {
 }
 
 /// `num_virtual_tokens` of an `adapter_config.json`.
-pub(super) fn virtual_tokens(config: &Value) -> Result<usize, NotApplicable> {
-    let missing = || NotApplicable::new("adapter_config.json: `num_virtual_tokens` is missing");
-    Ok(config["num_virtual_tokens"].as_u64().ok_or_else(missing)? as usize)
+pub(super) fn virtual_tokens(config: &PeftConfig<'_>) -> Result<usize, NotApplicable> {
+    // the network is asked for the sizes of vectors, and the file's tensor is compared with them
+    for key in ["token_dim", "num_layers", "num_attention_heads"] {
+        config.integer(key, 0)?;
+    }
+    if config.integer("num_transformer_submodules", 1)? > 1 {
+        return Err(config.unsupported("num_transformer_submodules"));
+    }
+    match config.integer("num_virtual_tokens", 0)? {
+        0 => Err(config.unsupported("num_virtual_tokens")),
+        count => Ok(count),
+    }
 }
 
 /// What PEFT's prompt methods have in common in `adapter_config.json`.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::low_rank::{BLOCKS, LowRank, attach};
 use super::qlora::pack_blocks;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::rank_patterns::NO_PATTERNS;
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Selection};
 
 /// QA-LoRA: LoRA over pooled groups of inputs, which merges into the zero points of a quantised base.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,7 +25,8 @@ pub struct QaLora {
     /// Dropout on the pooled input.
     pub dropout: f64,
     /// Projections that get an update; every linear of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
     /// G: inputs that share a scale, a zero point, and one input of the update.
     pub group_size: usize,
     /// What becomes of the inputs of a group.
@@ -43,7 +46,14 @@ pub enum Pool {
 
 impl Default for QaLora {
     fn default() -> Self {
-        Self { rank: 64, alpha: 16.0, dropout: 0.0, target_modules: None, group_size: 32, pool: Pool::Sum }
+        Self {
+            rank: 64,
+            alpha: 16.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            group_size: 32,
+            pool: Pool::Sum,
+        }
     }
 }
 
@@ -51,9 +61,11 @@ impl QaLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &NO_PATTERNS,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &BLOCKS,
         }
     }
@@ -107,13 +119,16 @@ impl Method for QaLora {
                 "every linear of the blocks",
                 "names, a regular expression, or \"all-linear\"",
             ),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
             ("group_size", "32", "G"),
             ("pool", "\"sum\"", "\"sum\" or \"mean\" over a group's inputs"),
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("qa-lora G={} r={} {targets}", self.group_size, self.rank)
     }
 
@@ -140,7 +155,7 @@ impl Method for QaLora {
                     weight: init.constant(0.0, [self.rank, projection.info.output]),
                     bias: None,
                 },
-                scale: self.low_rank().scale,
+                scale: self.low_rank().scale(),
                 dropout: self.dropout,
                 group: self.group_size,
                 mean: self.pool == Pool::Mean,

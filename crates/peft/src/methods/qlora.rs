@@ -4,7 +4,11 @@ use peftlab_ops::{Packed, Scheme};
 use serde::{Deserialize, Serialize};
 
 use super::low_rank::{BLOCKS, LowRank};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, RankPatterns, Selection,
+};
 
 /// QLoRA: LoRA on a base whose linears are packed in four bits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,7 +21,11 @@ pub struct QLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections that get an update; every linear of the blocks if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
     /// The four-bit type.
     pub quant_type: QuantType,
     /// Whether the scales are quantised to eight bits, too.
@@ -85,7 +93,8 @@ impl Default for QLora {
             rank: 64,
             alpha: 16.0,
             dropout: 0.0,
-            target_modules: None,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
             quant_type: QuantType::Nf4,
             double_quant: true,
             block_size: 64,
@@ -97,9 +106,11 @@ impl QLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / self.rank as f64,
+            alpha: self.alpha,
+            by_root: false,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &BLOCKS,
         }
     }
@@ -128,6 +139,11 @@ impl Method for QLora {
                 "every linear of the blocks",
                 "names, a regular expression, or \"all-linear\"",
             ),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
             ("quant_type", "\"nf4\"", "\"nf4\", \"fp4\" or \"int4\""),
             ("double_quant", "true", "quantise the scales to eight bits, too"),
             ("block_size", "64", "values that share a scale"),
@@ -135,7 +151,7 @@ impl Method for QLora {
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "all");
+        let targets = self.selection.label("all");
         format!("qlora {} r={} {targets}", self.quant_type.label(self.double_quant), self.rank)
     }
 
@@ -152,6 +168,6 @@ impl Method for QLora {
     ) -> Result<(), NotApplicable> {
         pack_blocks(model, self.quant_type.scheme(self.block_size, self.double_quant));
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 }

@@ -2,8 +2,13 @@ use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, lora_config};
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection,
+};
 
 /// rsLoRA: LoRA with a scale that keeps the update's size for every rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,12 +21,22 @@ pub struct RsLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for RsLora {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, dropout: 0.0, target_modules: None }
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            selection: Selection::default(),
+            patterns: RankPatterns::NONE,
+        }
     }
 }
 
@@ -29,9 +44,11 @@ impl RsLora {
     fn low_rank(&self) -> LowRank<'_> {
         LowRank {
             rank: self.rank,
-            scale: self.alpha / (self.rank as f64).sqrt(),
+            alpha: self.alpha,
+            by_root: true,
+            patterns: &self.patterns,
             dropout: self.dropout,
-            targets: self.target_modules.as_ref(),
+            selection: &self.selection,
             roles: &QUERY_VALUE,
         }
     }
@@ -53,11 +70,16 @@ impl Method for RsLora {
             ("alpha", "8", "α; the update is scaled by α/√r"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("rslora r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("rslora r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -71,24 +93,21 @@ impl Method for RsLora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection| low_rank.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(lora) = PeftLora::read(config, &["use_rslora"]) else { return Ok(None) };
-        lora.check()?;
-        lora.no_bias()?;
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        let Some(lora) = PeftLora::read(config, Variant::RsLora)? else { return Ok(None) };
         Ok(Some(Self {
             rank: lora.rank()?,
             alpha: lora.alpha()?,
-            dropout: lora.dropout(),
-            target_modules: lora.targets(),
+            dropout: lora.dropout()?,
+            selection: lora.selection()?,
+            patterns: lora.patterns()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        let mut config = lora_config(&self.low_rank(), self.alpha, outline)?;
-        config["use_rslora"] = true.into();
-        Some(config)
+        lora_config(&self.low_rank(), outline)
     }
 }

@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 
 use super::checks::{check_dropout, check_rank};
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// VB-LoRA: LoRA whose matrices are put together from the vectors of one bank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,7 +32,8 @@ pub struct VbLora {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 /// Where logits start, and the bank's values, as in the paper's code.
@@ -39,7 +42,14 @@ const BANK_BOUND: f64 = 0.02;
 
 impl Default for VbLora {
     fn default() -> Self {
-        Self { rank: 4, num_vectors: 256, vector_length: 32, topk: 2, dropout: 0.0, target_modules: None }
+        Self {
+            rank: 4,
+            num_vectors: 256,
+            vector_length: 32,
+            topk: 2,
+            dropout: 0.0,
+            selection: Selection::default(),
+        }
     }
 }
 
@@ -54,7 +64,7 @@ impl VbLora {
                 "topk is {k} and num_vectors {count}; topk must be at least 1 and at most num_vectors"
             )));
         }
-        let targets = Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)?;
+        let targets = self.selection.select(&QUERY_VALUE, outline)?;
         let divides =
             |p: &&&ProjectionInfo| p.input.is_multiple_of(length) && p.output.is_multiple_of(length);
         match targets.iter().find(|p| !divides(p)) {
@@ -94,11 +104,14 @@ impl Method for VbLora {
             ("topk", "2", "k: vectors that are mixed for one sub-vector"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        let targets = Targets::label(self.target_modules.as_ref(), "q,v");
+        let targets = self.selection.label("q,v");
         format!("vb-lora N={} b={} r={} {targets}", self.num_vectors, self.vector_length, self.rank)
     }
 
@@ -134,16 +147,17 @@ impl Method for VbLora {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let unsupported = ["save_only_topk_weights"];
-        let Some(config) = PeftConfig::read(config, "VBLORA", &unsupported)? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("VBLORA") {
+            return Ok(None);
+        }
         Ok(Some(Self {
             rank: config.integer("r", 4)?,
             num_vectors: config.integer("num_vectors", 256)?,
             vector_length: config.integer("vector_length", 256)?,
             topk: config.integer("topk", 2)?,
             dropout: config.number("vblora_dropout", 0.0)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

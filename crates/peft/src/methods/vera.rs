@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::checks::{check_dropout, check_rank};
 use super::low_rank::{QUERY_VALUE, attach};
-use super::peft_config::PeftConfig;
-use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Targets};
+use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
+use crate::{
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+};
 
 /// VeRA: one frozen random pair of low-rank matrices for all projections, scaled by trained vectors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,12 +27,13 @@ pub struct Vera {
     /// Dropout on the input of the update.
     pub dropout: f64,
     /// Projections; query and value if absent.
-    pub target_modules: Option<Targets>,
+    #[serde(flatten)]
+    pub selection: Selection,
 }
 
 impl Default for Vera {
     fn default() -> Self {
-        Self { rank: 256, d_initial: 0.1, dropout: 0.0, target_modules: None }
+        Self { rank: 256, d_initial: 0.1, dropout: 0.0, selection: Selection::default() }
     }
 }
 
@@ -43,7 +46,7 @@ impl Vera {
                 "d_initial is 0: with b at zero, too, no vector would get a gradient; use 0.1",
             ));
         }
-        Targets::select(self.target_modules.as_ref(), &QUERY_VALUE, outline)
+        self.selection.select(&QUERY_VALUE, outline)
     }
 }
 
@@ -70,11 +73,14 @@ impl Method for Vera {
             ("d_initial", "0.1", "where every value of d starts"),
             ("dropout", "0", "dropout on the input of the update"),
             ("target_modules", "query and value", "names, a regular expression, or \"all-linear\""),
+            EXCLUDE_MODULES,
+            LAYERS_TO_TRANSFORM,
+            LAYERS_PATTERN,
         ],
     };
 
     fn label(&self) -> String {
-        format!("vera r={} {}", self.rank, Targets::label(self.target_modules.as_ref(), "q,v"))
+        format!("vera r={} {}", self.rank, self.selection.label("q,v"))
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
@@ -110,17 +116,19 @@ impl Method for Vera {
         })
     }
 
-    fn from_peft(config: &Value) -> Result<Option<Self>, NotApplicable> {
-        let Some(config) = PeftConfig::read(config, "VERA", &[])? else { return Ok(None) };
+    fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
+        if !config.is("VERA") {
+            return Ok(None);
+        }
         // A and B come from torch's generator then, and are in no file
-        if config.is_false("save_projection") {
+        if *config.get("save_projection") == false {
             return Err(config.unsupported("save_projection"));
         }
         Ok(Some(Self {
             rank: config.integer("r", 256)?,
             d_initial: config.number("d_initial", 0.1)?,
             dropout: config.number("vera_dropout", 0.0)?,
-            target_modules: config.targets(),
+            selection: config.selection()?,
         }))
     }
 

@@ -1,0 +1,126 @@
+//! Ranks and factors of single modules.
+
+use std::collections::BTreeMap;
+
+use fancy_regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::NotApplicable;
+use crate::selection::compile;
+
+/// Ranks and α of single modules, by PEFT's keys and with PEFT's meaning: a key is a regular expression for the end of
+/// a module's name, after a dot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RankPatterns {
+    /// Ranks in the place of the method's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// α in the place of the method's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+}
+
+/// For methods that have none.
+pub(crate) static NO_PATTERNS: RankPatterns = RankPatterns::NONE;
+
+/// A row for the cards of methods that have [`RankPatterns`].
+pub(crate) const RANK_PATTERN: (&str, &str, &str) =
+    ("rank_pattern", "none", "a table of ranks by the end of a module's name, a regular expression");
+/// See [`RankPatterns::alpha_pattern`].
+pub(crate) const ALPHA_PATTERN: (&str, &str, &str) =
+    ("alpha_pattern", "none", "a table of α by the end of a module's name, a regular expression");
+
+impl RankPatterns {
+    /// No patterns.
+    pub(crate) const NONE: Self = Self { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
+
+    /// The patterns of both tables, ready to be matched.
+    ///
+    /// # Errors
+    /// Where one of them is none.
+    pub(crate) fn compiled(&self) -> Result<Compiled, NotApplicable> {
+        Ok(Compiled {
+            ranks: compiled("rank_pattern", &self.rank_pattern)?,
+            alphas: compiled("alpha_pattern", &self.alpha_pattern)?,
+        })
+    }
+}
+
+type Table<T> = Vec<(Regex, T)>;
+
+fn compiled<T: Copy>(key: &str, table: &BTreeMap<String, T>) -> Result<Table<T>, NotApplicable> {
+    table
+        .iter()
+        .map(|(pattern, value)| Ok((compile(key, &format!(r"^(?:.*\.)?(?:{pattern})$"))?, *value)))
+        .collect()
+}
+
+/// [`RankPatterns`], ready to be matched.
+pub(crate) struct Compiled {
+    ranks: Table<usize>,
+    alphas: Table<f64>,
+}
+
+impl Compiled {
+    /// The rank of the module `name`, if it has its own.
+    ///
+    /// # Errors
+    /// Where two patterns give it two.
+    pub(crate) fn rank(&self, name: &str) -> Result<Option<usize>, NotApplicable> {
+        find("rank_pattern", &self.ranks, name)
+    }
+
+    /// The α of the module `name`, if it has its own.
+    ///
+    /// # Errors
+    /// Where two patterns give it two.
+    pub(crate) fn alpha(&self, name: &str) -> Result<Option<f64>, NotApplicable> {
+        find("alpha_pattern", &self.alphas, name)
+    }
+}
+
+fn find<T: Copy + PartialEq>(key: &str, table: &Table<T>, name: &str) -> Result<Option<T>, NotApplicable> {
+    let mut found = None;
+    for (pattern, value) in table {
+        let fits = pattern.is_match(name).map_err(|error| NotApplicable::new(format!("{key}: {error}")))?;
+        if !fits {
+            continue;
+        }
+        // PEFT takes the first in the file, an order that a table does not keep
+        if found.is_some_and(|other| other != *value) {
+            return Err(NotApplicable::new(format!(
+                "{key}: two patterns fit `{name}` with different values; make one of them narrower"
+            )));
+        }
+        found = Some(*value);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranks(table: &[(&str, usize)]) -> Compiled {
+        let rank_pattern = table.iter().map(|(key, rank)| ((*key).to_owned(), *rank)).collect();
+        RankPatterns { rank_pattern, ..RankPatterns::NONE }.compiled().unwrap()
+    }
+
+    #[test]
+    fn a_pattern_fits_the_end_after_a_dot() {
+        let ranks = ranks(&[("q_proj", 2), (r"layers\.1\..*v_proj", 4)]);
+        assert_eq!(ranks.rank("model.layers.0.self_attn.q_proj"), Ok(Some(2)));
+        assert_eq!(ranks.rank("model.layers.0.self_attn.v_proj"), Ok(None));
+        assert_eq!(ranks.rank("model.layers.1.self_attn.v_proj"), Ok(Some(4)));
+        assert_eq!(ranks.rank("model.layers.11.self_attn.v_proj"), Ok(None));
+        assert_eq!(ranks.rank("model.xq_proj"), Ok(None));
+    }
+
+    #[test]
+    fn two_values_for_a_module_are_refused() {
+        let ranks = ranks(&[("q_proj", 2), (".*_proj", 4)]);
+        assert!(ranks.rank("model.q_proj").is_err());
+        assert_eq!(ranks.rank("model.v_proj"), Ok(Some(4)));
+    }
+}
