@@ -4,10 +4,10 @@
 
 mod support;
 
-use peftlab_checkpoint::{Gguf, Safetensors, TensorSource, Tokenizer, resolve};
+use peftlab_checkpoint::{Gguf, Safetensors, TensorSource, resolve};
 use serde_json::{Value as Json, json};
 use support::{File, Tensor, Value, counted, fixtures, texts};
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
