@@ -143,14 +143,23 @@ const CHANGES: &[&str] = &[
 /// Names that say "as usual" of the keys above.
 const NEUTRAL: [&str; 4] = ["absolute", "full_attention", "rms_norm", "rmsnorm"];
 
-/// Whether a value asks for nothing: null, false, empty, a factor of one, a count of none or one, or one of [`NEUTRAL`].
-fn is_neutral(value: &Value) -> bool {
+/// Factors among the keys above, which ask for nothing when they are one.
+const FACTORS: [&str; 4] = ["logits_scaling", "logit_scale", "residual_multiplier", "embedding_multiplier"];
+
+/// Whether the value of `key` asks for nothing: null, false, empty, zero, a factor of one, a count of one, or one of
+/// [`NEUTRAL`].
+fn is_neutral(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(on) => !on,
-        Value::Number(number) => number.as_f64().is_some_and(|number| number == 0.0 || number == 1.0),
+        Value::Number(number) if FACTORS.contains(&key) => number.as_f64() == Some(1.0),
+        // per layer one where positions are rotated
+        Value::Number(number) if key.starts_with("num_") || key == "no_rope_layers" => {
+            number.as_f64().is_some_and(|count| count <= 1.0)
+        }
+        Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty() || NEUTRAL.contains(&text.as_str()),
-        Value::Array(values) => values.iter().all(is_neutral),
+        Value::Array(values) => values.iter().all(|value| is_neutral(key, value)),
         Value::Object(values) => values.is_empty(),
     }
 }
@@ -189,7 +198,7 @@ impl BackboneCard {
             if let Some(said) = refusal(key, value, keys) {
                 return Err(BackboneError::Config(said));
             }
-            if !keys_known(key) && !is_neutral(value) {
+            if !keys_known(key) && !is_neutral(key, value) {
                 unknown.push(key.as_str());
             }
         }
@@ -219,7 +228,7 @@ fn refusal(key: &str, value: &Value, config: &Map<String, Value>) -> Option<Stri
         return Some("`no_rope_layers`: layers without rotary positions are not implemented".to_owned());
     }
     // a table of vectors as wide as the network is no other network
-    if is_neutral(value) || key == "embedding_size" && Some(value) == config.get("hidden_size") {
+    if is_neutral(key, value) || key == "embedding_size" && Some(value) == config.get("hidden_size") {
         return None;
     }
     Some(match key {
@@ -307,6 +316,9 @@ mod tests {
             ("logits_scaling", json!(8.0)),
             ("final_logit_softcapping", json!(30.0)),
             ("num_local_experts", json!(8)),
+            ("residual_multiplier", json!(0.0)),
+            ("sliding_window", json!(1)),
+            ("no_rope_layers", json!([1, 0])),
         ] {
             let refused = check(&json!({ "model_type": "llama", key: value }));
             assert!(refused.is_err_and(|message| message.contains(key)), "{key}");

@@ -56,6 +56,22 @@ pub enum Dtype {
     Q6_K,
 }
 
+impl Dtype {
+    /// Whether its values are floats, plain or in blocks.
+    pub fn is_float(self) -> bool {
+        !matches!(self, Self::I64 | Self::Other(_))
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Other(name) => f.write_str(name),
+            known => write!(f, "{known:?}"),
+        }
+    }
+}
+
 /// A tensor's shape, in the Hub's order (a linear's weight is `[out, in]`), and element type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {

@@ -223,8 +223,10 @@ fn chunk_digests(bytes: &[u8]) -> Vec<[u8; 32]> {
         let hash =
             |part: &[&[u8]]| part.iter().map(|chunk| Sha256::digest(chunk).into()).collect::<Vec<[u8; 32]>>();
         let running: Vec<_> = chunks.chunks(share).map(|part| scope.spawn(move || hash(part))).collect();
-        // a thread that hashes does not panic
-        running.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        let joined = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        running.into_iter().flat_map(joined).collect()
     })
 }
 

@@ -54,7 +54,7 @@ impl Safetensors {
         let (path, entry, bytes) = self.find(name)?;
         match entry.info.dtype {
             Dtype::I64 => Ok(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
-            dtype => Err(CheckpointError::new(path, format!("tensor `{name}` holds {dtype:?}, not I64"))),
+            dtype => Err(CheckpointError::new(path, format!("tensor `{name}` has dtype {dtype}, not I64"))),
         }
     }
 
@@ -187,7 +187,7 @@ impl TensorSource for Safetensors {
         let wrong = || {
             CheckpointError::new(
                 path,
-                format!("tensor `{name}` holds {dtype:?}; weights are F64, F32, F16 or BF16, convert it"),
+                format!("tensor `{name}` has dtype {dtype}; weights are F64, F32, F16 or BF16, convert it"),
             )
         };
         floats(bytes, dtype).ok_or_else(wrong)

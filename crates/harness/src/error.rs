@@ -35,7 +35,7 @@ pub enum HarnessError {
         /// Where the model came from.
         path: PathBuf,
         /// What is wrong.
-        reason: BackboneError,
+        reason: Box<BackboneError>,
     },
     /// A data set.
     #[error(transparent)]
@@ -50,7 +50,7 @@ pub enum HarnessError {
 
 impl From<BackboneError> for HarnessError {
     fn from(reason: BackboneError) -> Self {
-        Self::Backbone { path: PathBuf::from("model"), reason }
+        Self::backbone(Path::new("model"), reason)
     }
 }
 
@@ -58,6 +58,11 @@ impl HarnessError {
     /// Something wrong with the file or folder at `path`.
     pub fn input(path: &Path, message: impl Into<String>) -> Self {
         Self::Input { path: path.to_owned(), message: message.into() }
+    }
+
+    /// The network of the model at `path`.
+    pub(crate) fn backbone(path: &Path, reason: BackboneError) -> Self {
+        Self::Backbone { path: path.to_owned(), reason: Box::new(reason) }
     }
 
     /// A run whose numbers ended: `what` says which, and where. It is failed, and has no score.

@@ -1,31 +1,13 @@
 //! Whether a task's examples fit into the network, before anything runs.
 
 use peftlab_peft::Outline;
-use peftlab_tasks::{Encoder, Example, TaskData, TaskSpec};
+use peftlab_tasks::{Example, TaskData, TaskSpec};
 
 use crate::experiment::MethodSpec;
 
 fn examples(data: &TaskData) -> impl Iterator<Item = &Example> {
     let splits = [Some(&data.train), Some(&data.validation), data.test.as_ref()];
     splits.into_iter().flatten().flat_map(|split| &split.examples)
-}
-
-/// Every token must have a row in the network's embedding.
-///
-/// # Errors
-/// With the first token that has none.
-pub(crate) fn check_ids(task: &TaskSpec, data: &TaskData, encoder: &Encoder) -> Result<(), String> {
-    let rows = encoder.vocabulary;
-    let beyond = examples(data).flat_map(|example| &example.input_ids).find(|id| **id as usize >= rows);
-    let Some(id) = beyond else { return Ok(()) };
-    let token = encoder.tokenizer.as_ref().and_then(|tokenizer| tokenizer.token(*id));
-    Err(format!(
-        "task `{}`: the tokenizer gives token {id}{}, but the network's embedding has {rows} rows (vocab_size = {rows}): \
-         tokens were added to the tokenizer and the model was not resized; use the tokenizer.json that the model was \
-         made with (`tokenizer = \"..\"` in [model]), or a checkpoint that was saved after resize_token_embeddings",
-        task.name,
-        token.map(|token| format!(" (`{token}`)")).unwrap_or_default(),
-    ))
 }
 
 /// The longest example, with the tokens that the method puts in front, must find room in the network. Where positions

@@ -57,11 +57,18 @@ impl ModelSource {
         if let Some(files) = &files {
             digest.clone_from(&files.digest);
         }
-        let refused = |reason| HarnessError::Backbone { path: path.clone(), reason };
+        let refused = |reason| HarnessError::backbone(&path, reason);
         let card = card(&config).map_err(refused)?;
         config = card.with_defaults(&config);
+        if let (HeadSpec::New, Some(reason)) = (spec.head, without_head(card, spec.weights)) {
+            let message = format!("head = \"new\" in [model]: {reason}; leave it out");
+            return Err(HarnessError::input(&experiment.path, message));
+        }
         let mut warnings = files.as_ref().map(|files| files.warnings.clone()).unwrap_or_default();
         warnings.extend(card.check(&config, &spec.config).map_err(refused)?);
+        if let Some(files) = &files {
+            warnings.extend(untied(&mut config, files)?);
+        }
         let (tokenizer, special) = match (&spec.tokenizer, &files) {
             (Some(own), _) => {
                 let own = experiment.base().join(own);
@@ -161,21 +168,13 @@ impl ModelSource {
             .into_iter()
             .filter(|name| !log.read.contains(name) && !is_buffer(name))
             .collect();
+        // where it is the same as the embedding it says nothing: one that differs is used
         let tied = |name: &&String| head == Head::LanguageModel && *name == LM_HEAD;
-        if unread.iter().any(|name| tied(&name)) {
-            let embedding = ["model.embed_tokens.weight", "embed_tokens.weight"];
-            let embedding = embedding.into_iter().find(|name| log.read.contains(*name));
-            let same = embedding.map_or(Ok(false), |embedding| files.weights.equal(LM_HEAD, embedding))?;
-            if !same {
-                told.push(format!(
-                    "the checkpoint's `{LM_HEAD}` differs from its embedding, but config.json says tie_word_embeddings: \
-                     the embedding is the head, as in transformers; set config = {{ tie_word_embeddings = false }} in \
-                     [model] to use `{LM_HEAD}`"
-                ));
-            }
-        }
         let others = unread.iter().filter(|name| !tied(name)).map(String::as_str);
         told.extend(unread_tensors(&others.collect::<Vec<_>>()));
+        if head != Head::LanguageModel && log.read.iter().any(|name| name.starts_with(NEW_HEAD)) {
+            told.extend(other_architecture(&self.config, self.card));
+        }
         Ok(told)
     }
 
@@ -197,7 +196,7 @@ impl ModelSource {
 
     fn with(&self, head: Head, builder: &Builder<'_>) -> Result<Model, HarnessError> {
         let backbone = build(&self.config, head, builder);
-        Ok(Model::new(backbone.map_err(|reason| HarnessError::Backbone { path: self.path.clone(), reason })?))
+        Ok(Model::new(backbone.map_err(|reason| HarnessError::backbone(&self.path, reason))?))
     }
 }
 
@@ -211,6 +210,47 @@ const NEW_HEAD: &str = "classifier.";
 fn is_buffer(name: &str) -> bool {
     let ends = ["position_ids", "token_type_ids", "rotary_emb.inv_freq", "attn.bias", "attn.masked_bias"];
     ends.iter().any(|end| name.ends_with(end))
+}
+
+/// Why there is no head of a checkpoint to draw anew.
+fn without_head(card: &BackboneCard, weights: WeightsSpec) -> Option<String> {
+    match weights {
+        _ if card.head_output.is_empty() => {
+            Some(format!("a `{}` network has no head but the language model's own", card.name))
+        }
+        WeightsSpec::Random => Some("with weights = \"random\" everything is drawn".to_owned()),
+        WeightsSpec::Pretrained => None,
+    }
+}
+
+/// As `transformers` does since version 5, an output layer that differs from the embedding is not tied to it, whatever
+/// `config.json` says. Gives a sentence where that is so.
+fn untied(config: &mut Value, files: &ModelFiles) -> Result<Option<String>, HarnessError> {
+    let tied = config["tie_word_embeddings"].as_bool() == Some(true);
+    let there = |name: &&str| files.weights.info(name).is_some();
+    let embedding = ["model.embed_tokens.weight", "embed_tokens.weight"].into_iter().find(there);
+    let (true, true, Some(embedding)) = (tied, there(&LM_HEAD), embedding) else { return Ok(None) };
+    if files.weights.equal(LM_HEAD, embedding)? {
+        return Ok(None);
+    }
+    config["tie_word_embeddings"] = false.into();
+    Ok(Some(format!(
+        "config.json says tie_word_embeddings, but the checkpoint's `{LM_HEAD}` differs from `{embedding}`: it is used \
+         and the two are not tied, as in transformers; say tie_word_embeddings = false there"
+    )))
+}
+
+/// A sentence about a head that is of another kind than a sequence's, though it has the same names and shapes.
+fn other_architecture(config: &Value, card: &BackboneCard) -> Option<String> {
+    let named = config["architectures"].as_array()?.first()?.as_str()?;
+    let ours = named.ends_with("ForSequenceClassification");
+    (!ours).then(|| {
+        format!(
+            "the checkpoint's head `{}` is that of a {named} (config.json), not of a sequence's classifier; set \
+             head = \"new\" in [model] to have one drawn",
+            card.head_output
+        )
+    })
 }
 
 /// A sentence about tensors that nobody reads, those of one module together; none where there are none.

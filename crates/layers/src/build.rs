@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
-use peftlab_checkpoint::{CheckpointError, TensorSource};
+use peftlab_checkpoint::{CheckpointError, TensorInfo, TensorSource};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -107,6 +107,16 @@ pub enum BuildError {
         expected: Vec<usize>,
         /// Shape in the file.
         found: Vec<usize>,
+    },
+    /// A tensor holds no floats.
+    #[error("{file}: tensor `{name}` has dtype {found}; weights are F64, F32, F16 or BF16, convert it")]
+    Dtype {
+        /// The checkpoint.
+        file: String,
+        /// Name of the tensor.
+        name: String,
+        /// Element type in the file.
+        found: String,
     },
     /// Reading failed.
     #[error(transparent)]
@@ -277,7 +287,7 @@ impl<'a> Builder<'a> {
             let bare = name.strip_prefix(base_prefix).map(str::to_owned);
             std::iter::once(name).chain(bare)
         });
-        let found = places.filter_map(|name| source.info(&name).map(|info| (name, info.shape))).next();
+        let found = places.filter_map(|name| source.info(&name).map(|info| (name, info))).next();
         let mut log = self.log.borrow_mut();
         match found {
             _ if redrawn => {
@@ -286,12 +296,15 @@ impl<'a> Builder<'a> {
                 log.drawn.push(name);
                 Ok(None)
             }
-            Some((name, found)) if found != shape => {
+            Some((name, TensorInfo { shape: found, .. })) if found != shape => {
                 let (file, expected) = (source.describe(), shape.to_vec());
                 Err(match may_be_drawn {
                     true => BuildError::Head { file, name, expected, found },
                     false => BuildError::Shape { file, name, expected, found },
                 })
+            }
+            Some((name, info)) if !info.dtype.is_float() => {
+                Err(BuildError::Dtype { file: source.describe(), name, found: info.dtype.to_string() })
             }
             Some((in_file, _)) => {
                 log.read.insert(in_file.clone());
