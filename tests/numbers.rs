@@ -104,6 +104,41 @@ fn the_best_weights_are_restored() {
     let stopped = stopped.measured.unwrap();
     assert_eq!(looked.training.validation_loss_after, stopped.training.validation_loss_after);
     assert_eq!(looked.weights_digest, stopped.weights_digest);
+    // and are not where the last are asked for: those of a run that never looked
+    let last = format!("{looking}\nkeep = \"last\"");
+    let (_, last) = done(dir.path(), "last", &[(RATE, &last), ("steps = 4", "steps = 6")], LORA);
+    let (_, unlooked) = done(dir.path(), "unlooked", &[(RATE, training), ("steps = 4", "steps = 6")], LORA);
+    let (last, unlooked) = (last.measured.unwrap(), unlooked.measured.unwrap());
+    assert_eq!(last.weights_digest, unlooked.weights_digest);
+    assert_ne!(last.weights_digest, looked.weights_digest);
+    assert_eq!(last.training.validation_loss_after, unlooked.training.validation_loss_after);
+}
+
+#[test]
+fn what_was_cut_and_dropped_is_in_the_plan_the_output_and_the_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "it is far too long for so few tokens as these";
+    let rows = format!("text\tlabel\na b\tpositive\n{long}\tnegative\nfine\tpositive\n{long}\tpositive\n");
+    std::fs::write(dir.path().join("rows.tsv"), rows).unwrap();
+    let file = experiment(dir.path(), "counts", "[0]", 1, LORA);
+    let toml = std::fs::read_to_string(&file).unwrap();
+    let train = toml.lines().find(|line| line.starts_with("train")).unwrap();
+    let toml = toml.replace(train, "train = \"rows.tsv\"");
+    for (too_long, examples, dropped, cut) in [("drop", 2, 2, 0), ("cut", 4, 0, 2)] {
+        let length = format!("max_length = 6\ntoo_long = \"{too_long}\"");
+        std::fs::write(&file, toml.replace("max_length = 32", &length)).unwrap();
+        let plan = text(&bench(dir.path(), &["plan", file.to_str().unwrap()]));
+        let line = plan.lines().find(|line| line.starts_with("task sentiment, train: ")).unwrap();
+        assert!(line.contains(&format!("4 rows, {examples} examples")), "{line}");
+        assert!(line.ends_with(&format!("{dropped} rows left out, {cut} examples cut")), "{line}");
+        let (records, said, code) = run(dir.path(), &file);
+        assert_eq!(code, Some(0), "{said}");
+        let split = &records[0].1.task.splits[0];
+        let lost: u64 = split.dropped.values().sum();
+        assert_eq!((split.rows, split.examples, lost, split.cut), (4, examples, dropped, cut));
+        let told = if too_long == "drop" { "2 of 4 rows are left out" } else { "2 of 4 examples" };
+        assert!(said.contains(told), "{said}");
+    }
 }
 
 #[test]
