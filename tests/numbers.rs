@@ -119,16 +119,23 @@ fn what_was_cut_and_dropped_is_in_the_plan_the_output_and_the_record() {
     let dir = tempfile::tempdir().unwrap();
     let long = "it is far too long for so few tokens as these";
     let rows = format!("text\tlabel\na b\tpositive\n{long}\tnegative\nfine\tpositive\n{long}\tpositive\n");
-    std::fs::write(dir.path().join("rows.tsv"), rows).unwrap();
     let file = experiment(dir.path(), "counts", "[0]", 1, LORA);
-    let toml = std::fs::read_to_string(&file).unwrap();
-    let train = toml.lines().find(|line| line.starts_with("train")).unwrap();
-    let toml = toml.replace(train, "train = \"rows.tsv\"");
+    let mut toml = std::fs::read_to_string(&file).unwrap();
+    // the other splits lose nothing
+    for (split, rows) in [
+        ("train", rows.as_str()),
+        ("validation", "text\tlabel\nbad\tnegative\n"),
+        ("test", "text\tlabel\ngood\tpositive\n"),
+    ] {
+        let line = toml.lines().find(|line| line.starts_with(&format!("{split} = "))).unwrap().to_owned();
+        std::fs::write(dir.path().join(format!("{split}.tsv")), rows).unwrap();
+        toml = toml.replace(&line, &format!("{split} = \"{split}.tsv\""));
+    }
     for (too_long, examples, dropped, cut) in [("drop", 2, 2, 0), ("cut", 4, 0, 2)] {
         let length = format!("max_length = 6\ntoo_long = \"{too_long}\"");
         std::fs::write(&file, toml.replace("max_length = 32", &length)).unwrap();
         let plan = text(&bench(dir.path(), &["plan", file.to_str().unwrap()]));
-        let line = plan.lines().find(|line| line.starts_with("task sentiment, train: ")).unwrap();
+        let line = plan.lines().find(|line| line.starts_with("task sentiment, train: ")).expect(&plan);
         assert!(line.contains(&format!("4 rows, {examples} examples")), "{line}");
         assert!(line.ends_with(&format!("{dropped} rows left out, {cut} examples cut")), "{line}");
         let (records, said, code) = run(dir.path(), &file);
