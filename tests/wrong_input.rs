@@ -170,7 +170,7 @@ fn models() {
                 std::fs::write(m.join("model.safetensors"), changed).unwrap();
             })
         },
-        &["dtype U16", "F32, F16, BF16"],
+        &["dtype U16", "F32, F16 or BF16"],
     );
     refused(
         |d, t| {
