@@ -202,16 +202,44 @@ impl BackboneCard {
                 unknown.push(key.as_str());
             }
         }
-        Ok(match unknown.is_empty() {
-            true => Vec::new(),
-            false => vec![format!(
+        let mut told: Vec<String> = self.own_code(config).into_iter().chain(no_padding(config)).collect();
+        if !unknown.is_empty() {
+            told.push(format!(
                 "config.json: {} {} not read, for no `{}` network has such a key",
                 unknown.join(", "),
                 if unknown.len() == 1 { "is" } else { "are" },
                 self.name
-            )],
+            ));
+        }
+        Ok(told)
+    }
+}
+
+impl BackboneCard {
+    /// A sentence where a repository brings code of its own, which may compute anything.
+    fn own_code(&self, config: &Value) -> Option<String> {
+        let classes = config["auto_map"].as_object()?.values().filter_map(Value::as_str);
+        let classes: Vec<&str> = classes.collect();
+        (!classes.is_empty()).then(|| {
+            format!(
+                "config.json: auto_map names code of the repository's own ({}), which is not run: the network is the \
+                 `{}` of transformers",
+                classes.join(", "),
+                self.name
+            )
         })
     }
+}
+
+/// A sentence where the token that stands for padding is none of the vocabulary's.
+fn no_padding(config: &Value) -> Option<String> {
+    let (id, size) = (config["pad_token_id"].as_i64()?, config["vocab_size"].as_i64()?);
+    (!(0..size).contains(&id)).then(|| {
+        format!(
+            "config.json: pad_token_id = {id} is no token of the {size} in the vocabulary and stands for none; where the \
+             table of tokens is trained, transformers takes -1 for its last row, which it leaves as it is"
+        )
+    })
 }
 
 fn keys_known(key: &str) -> bool {
@@ -259,6 +287,16 @@ pub(crate) fn check_sizes(dimensions: &Dimensions) -> Result<(), BackboneError> 
     match wrong {
         Some((key, value, limit)) => {
             Err(BackboneError::Config(format!("`{key}` is {value}; it must be from 1 to {limit}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Shares of values that are dropped, by their keys; the rest is divided by what is left.
+pub(crate) fn check_dropout(shares: &[(&str, f64)]) -> Result<(), BackboneError> {
+    match shares.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+        Some((key, share)) => {
+            Err(BackboneError::Config(format!("`{key}` is {share}; it must be from 0 to below 1")))
         }
         None => Ok(()),
     }
@@ -333,6 +371,21 @@ mod tests {
         assert_eq!(check(&quiet), Ok(Vec::new()));
         let told = check(&json!({ "model_type": "llama", "made_up": 3 })).unwrap();
         assert!(told.len() == 1 && told[0].contains("made_up"), "{told:?}");
+    }
+
+    #[test]
+    fn code_of_a_repositorys_own_and_a_padding_that_is_no_token_are_told() {
+        let auto_map = json!({ "AutoModel": "modeling_x.XModel" });
+        for (key, value, part) in [
+            ("auto_map", auto_map, "modeling_x.XModel"),
+            ("pad_token_id", json!(-1), "pad_token_id = -1"),
+            ("pad_token_id", json!(8), "pad_token_id = 8"),
+        ] {
+            let told = check(&json!({ "model_type": "llama", "vocab_size": 8, key: value })).unwrap();
+            assert!(told.len() == 1 && told[0].contains(part), "{told:?}");
+        }
+        let quiet = json!({ "model_type": "llama", "vocab_size": 8, "auto_map": {}, "pad_token_id": 7 });
+        assert_eq!(check(&quiet), Ok(Vec::new()));
     }
 
     #[test]

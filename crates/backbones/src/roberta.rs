@@ -48,6 +48,13 @@ impl Roberta {
         config.check()?;
         let hidden = config.hidden_size;
         let padding_token = config.pad_token_id.unwrap_or(1);
+        if !(0..config.vocab_size as i64).contains(&padding_token) {
+            return Err(BackboneError::Config(format!(
+                "pad_token_id = {padding_token} is no token of the {} in the vocabulary, and RoBERTa counts positions \
+                 from it; it is 1 in the models there are",
+                config.vocab_size
+            )));
+        }
         let base = builder.at("roberta");
         let head =
             |name, outputs| builder.at("classifier").at(name).projection(Role::Head, [hidden, outputs], true);
@@ -108,7 +115,7 @@ impl Backbone for Roberta {
     fn dimensions(&self) -> Dimensions {
         let dimensions = self.roberta.encoder.dimensions;
         // those up to the padding token's id are no token's
-        let taken = self.roberta.padding_token.max(0) as usize + 1;
+        let taken = self.roberta.padding_token as usize + 1;
         Dimensions { positions: dimensions.positions.saturating_sub(taken), ..dimensions }
     }
 

@@ -1,5 +1,6 @@
 //! From what an experiment file says to the files of a model.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, Repo, RepoType};
@@ -88,8 +89,8 @@ pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
 
 fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
     let shards = match (folder.join(SINGLE), folder.join(INDEX)) {
-        (single, _) if single.is_file() => vec![single],
-        (_, index) if index.is_file() => shards(&index)?.into_iter().map(|name| folder.join(name)).collect(),
+        (single, _) if single.is_file() => Shards { files: vec![single], index: None },
+        (_, index) if index.is_file() => Shards::of(Index::read(&index)?, |name| Ok(folder.join(name)))?,
         _ => {
             if let Some(gguf) = only_gguf(folder)? {
                 return open_gguf(&gguf);
@@ -103,14 +104,17 @@ fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
 
 fn open(
     config_path: &Path,
-    shards: &[PathBuf],
+    shards: &Shards,
     tokenizer: Option<PathBuf>,
 ) -> Result<ModelFiles, CheckpointError> {
     let config = load_config(config_path)?;
-    let weights = Safetensors::open(shards)?;
+    let weights = Safetensors::open(&shards.files)?;
+    if let Some(index) = &shards.index {
+        index.check(&weights)?;
+    }
     let special = SpecialTokens::read(config_path.parent().unwrap_or(Path::new(".")))?;
     Ok(ModelFiles {
-        digest: digest(shards, &config)?,
+        digest: digest(&shards.files, &config)?,
         config,
         weights: Box::new(weights),
         tokenizer: tokenizer.map(|path| load_tokenizer(&path)).transpose()?,
@@ -155,48 +159,118 @@ fn no_weights(folder: &Path) -> String {
     let missing = format!(
         "holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints and .gguf files can be read"
     );
+    let Some(first) = other_format(names_in(folder)) else { return missing };
+    let class = class_of(&folder.join(CONFIG));
+    let converted = format!(
+        "from transformers import {class} as M; M.from_pretrained('{0}').save_pretrained('{0}')",
+        folder.display()
+    );
+    format!("{missing}, and not {first}. Convert it with\n  python -c \"{converted}\"{}", keeps_head(&class))
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut others: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| {
-            [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"].iter().any(|end| name.ends_with(end))
-        })
-        .collect();
-    others.sort();
-    match others.first() {
-        None => missing,
-        Some(first) => format!(
-            "{missing}, and not {first}. Convert it with\n  python -c \"from transformers import AutoModel as M; \
-             M.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\"\nwhere AutoModel is the class \
-             that config.json names under `architectures`, such as AutoModelForSequenceClassification",
-            folder.display()
-        ),
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The first file with weights in a format that is not read.
+fn other_format(names: Vec<String>) -> Option<String> {
+    let ends = [".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"];
+    // of a training's state these hold no weights
+    let state = ["training_args.bin", "optimizer.pt", "scheduler.pt"];
+    let other = |name: &String| ends.iter().any(|end| name.ends_with(end)) && !state.contains(&&**name);
+    names.into_iter().filter(other).min()
+}
+
+const ANY_CLASS: &str = "AutoModel";
+
+/// The class of `transformers` that `config.json` names: what is saved by another one may lose its head.
+fn class_of(config: &Path) -> String {
+    let config = load_config(config).unwrap_or_default();
+    let named = config["architectures"][0].as_str();
+    // it becomes part of a command that a user copies
+    let plain = named.filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric()));
+    plain.unwrap_or(ANY_CLASS).to_owned()
+}
+
+fn keeps_head(class: &str) -> &'static str {
+    match class {
+        ANY_CLASS => {
+            "\nwhere a model with a head needs the class of its task in the place of AutoModel, such as \
+             AutoModelForSequenceClassification: AutoModel leaves the head out"
+        }
+        _ => "",
     }
 }
 
-/// The files that an index names, each once.
-fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
-    let text = std::fs::read_to_string(index).map_err(|error| CheckpointError::io(index, &error))?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| CheckpointError::new(index, format!("is no JSON: {error}")))?;
-    let map =
-        value["weight_map"].as_object().ok_or_else(|| CheckpointError::new(index, "lacks `weight_map`"))?;
-    let mut names = Vec::with_capacity(map.len());
-    for (tensor, name) in map {
-        // a shard lies beside its index
-        let plain =
-            name.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file| file == *name));
-        let Some(name) = plain else {
-            return Err(CheckpointError::new(
-                index,
-                format!("`weight_map`: {name} of tensor `{tensor}` is no file name"),
-            ));
-        };
-        names.push(name.to_owned());
+/// A checkpoint's files, and the index that named them.
+struct Shards {
+    files: Vec<PathBuf>,
+    index: Option<Index>,
+}
+
+impl Shards {
+    fn of(
+        index: Index,
+        place: impl Fn(&str) -> Result<PathBuf, CheckpointError>,
+    ) -> Result<Self, CheckpointError> {
+        let mut names: Vec<&str> = index.places.values().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let files = names.into_iter().map(place).collect::<Result<_, _>>()?;
+        Ok(Self { files, index: Some(index) })
     }
-    names.sort();
-    names.dedup();
-    Ok(names)
+}
+
+/// `model.safetensors.index.json`: for each tensor the file it is in.
+struct Index {
+    path: PathBuf,
+    places: BTreeMap<String, String>,
+}
+
+impl Index {
+    fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let text = std::fs::read_to_string(path).map_err(|error| CheckpointError::io(path, &error))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| CheckpointError::new(path, format!("is no JSON: {error}")))?;
+        let map = value["weight_map"]
+            .as_object()
+            .ok_or_else(|| CheckpointError::new(path, "lacks `weight_map`"))?;
+        let mut places = BTreeMap::new();
+        for (tensor, name) in map {
+            // a shard lies beside its index
+            let plain =
+                name.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file| file == *name));
+            let Some(name) = plain else {
+                return Err(CheckpointError::new(
+                    path,
+                    format!("`weight_map`: {name} of tensor `{tensor}` is no file name"),
+                ));
+            };
+            places.insert(tensor.clone(), name.to_owned());
+        }
+        Ok(Self { path: path.to_owned(), places })
+    }
+
+    /// Holds the shards against what the index promises: where they differ they are of two checkpoints.
+    fn check(&self, weights: &Safetensors) -> Result<(), CheckpointError> {
+        for (tensor, promised) in &self.places {
+            let found = weights.file_of(tensor).and_then(Path::file_name).map(|name| name.to_string_lossy());
+            let wrong = match found {
+                Some(found) if found == **promised => continue,
+                Some(found) => format!("it is in {found}"),
+                None => "no shard holds it".to_owned(),
+            };
+            return Err(CheckpointError::new(
+                &self.path,
+                format!(
+                    "`weight_map` says that tensor `{tensor}` is in {promised}, but {wrong}; the index and the shards \
+                     do not belong together: get them again"
+                ),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// What is hashed at a time; part of what a digest is.
@@ -263,10 +337,10 @@ impl HubSource {
         }
         let config = self.get(CONFIG)?;
         let shards = match self.get(SINGLE) {
-            Ok(single) => vec![single],
+            Ok(single) => Shards { files: vec![single], index: None },
             Err(single) => {
-                let index = self.get(INDEX).map_err(|_| single)?;
-                shards(&index)?.iter().map(|name| self.get(name)).collect::<Result<_, _>>()?
+                let index = self.get(INDEX).map_err(|_| self.no_weights(&config).unwrap_or(single))?;
+                Shards::of(Index::read(&index)?, |name| self.get(name))?
             }
         };
         for beside in SPECIAL {
@@ -298,18 +372,45 @@ impl HubSource {
         }
     }
 
+    /// What the cache has of the repository.
+    fn snapshot(&self) -> Option<PathBuf> {
+        let folder = Self::cache().path().join(self.repo().folder_name());
+        let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision)).ok()?;
+        Some(folder.join("snapshots").join(commit.trim()))
+    }
+
     /// The one GGUF file of a repository without a configuration, where the cache has it.
     fn only_gguf(&self) -> Result<Option<PathBuf>, CheckpointError> {
-        let cache = Self::cache();
-        let folder = cache.path().join(self.repo().folder_name());
-        let Ok(commit) = std::fs::read_to_string(folder.join("refs").join(&self.revision)) else {
-            return Ok(None);
-        };
-        let snapshot = folder.join("snapshots").join(commit.trim());
-        if snapshot.join(CONFIG).exists() {
-            return Ok(None);
+        match self.snapshot().filter(|snapshot| !snapshot.join(CONFIG).exists()) {
+            Some(snapshot) => only_gguf(&snapshot),
+            None => Ok(None),
         }
-        only_gguf(&snapshot)
+    }
+
+    /// An error with the way to convert what a repository without safetensors has; none where that is not known.
+    fn no_weights(&self, config: &Path) -> Option<CheckpointError> {
+        let cached = self.snapshot().map(|snapshot| names_in(&snapshot)).unwrap_or_default();
+        let first = other_format(cached).or_else(|| other_format(self.names_on_the_hub()))?;
+        let (class, name, revision) = (class_of(config), &self.name, &self.revision);
+        let folder = name.rsplit('/').next().unwrap_or(name);
+        let message = format!(
+            "holds no {SINGLE}, and {first} is not read. Convert it with\n  python -c \"from transformers import {class} \
+             as M, AutoTokenizer as T; a, k = '{name}', dict(revision='{revision}'); M.from_pretrained(a, \
+             **k).save_pretrained('{folder}'); T.from_pretrained(a, **k).save_pretrained('{folder}')\"\nand set \
+             source = \"{folder}\" in [model]{}",
+            keeps_head(&class)
+        );
+        Some(CheckpointError::new(format!("hub:{name}@{revision}"), message))
+    }
+
+    /// The repository's files; none where the Hub cannot be asked.
+    fn names_on_the_hub(&self) -> Vec<String> {
+        if is_offline() {
+            return Vec::new();
+        }
+        let api = hf_hub::api::sync::ApiBuilder::from_cache(Self::cache()).with_progress(false).build();
+        let info = api.and_then(|api| api.repo(self.repo()).info());
+        info.map(|info| info.siblings.into_iter().map(|file| file.rfilename).collect()).unwrap_or_default()
     }
 
     /// A file of the repository, from the cache or else from the Hub.
@@ -320,7 +421,7 @@ impl HubSource {
         }
         let what = format!("hub:{}@{}", self.name, self.revision);
         let place = cache.path().display().to_string();
-        if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str())) {
+        if is_offline() {
             let message =
                 format!("{file} is not in the cache {place}, and HF_HUB_OFFLINE forbids to fetch it");
             return Err(CheckpointError::new(what, message));
@@ -335,6 +436,11 @@ impl HubSource {
             CheckpointError::new(what, message)
         })
     }
+}
+
+/// Whether the Hub must not be asked.
+fn is_offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str()))
 }
 
 #[cfg(test)]
@@ -362,13 +468,26 @@ mod tests {
     #[test]
     fn weights_of_another_format_are_named_with_a_way_to_convert_them() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
         std::fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
-        let message = resolve(".", dir.path()).err().unwrap().to_string();
-        assert!(
-            message.contains("not pytorch_model.bin") && message.contains("save_pretrained"),
-            "{message}"
-        );
+        std::fs::write(dir.path().join("optimizer.pt"), "").unwrap();
+        for (architectures, class) in [
+            (r#"["BertForSequenceClassification"]"#, "import BertForSequenceClassification as M"),
+            ("null", "import AutoModel as M"),
+            // never a part of a command
+            (r#"["x; import os"]"#, "import AutoModel as M"),
+        ] {
+            let config = format!(r#"{{"architectures":{architectures}}}"#);
+            std::fs::write(dir.path().join("config.json"), config).unwrap();
+            let message = resolve(".", dir.path()).err().unwrap().to_string();
+            for part in ["not pytorch_model.bin", class, "save_pretrained("] {
+                assert!(message.contains(part), "{part} is not in {message}");
+            }
+            assert_eq!(
+                message.contains("AutoModel leaves the head out"),
+                class.contains("Auto"),
+                "{message}"
+            );
+        }
     }
 
     #[test]
@@ -377,9 +496,10 @@ mod tests {
         let index = dir.path().join(INDEX);
         for name in ["../model.safetensors", "/model.safetensors", "a/b.safetensors", ".."] {
             std::fs::write(&index, serde_json::json!({ "weight_map": { "w": name } }).to_string()).unwrap();
-            assert!(shards(&index).unwrap_err().to_string().contains("no file name"), "{name}");
+            let error = Index::read(&index).err().unwrap().to_string();
+            assert!(error.contains("no file name"), "{name}");
         }
         std::fs::write(&index, r#"{"weight_map":{"w":3}}"#).unwrap();
-        assert!(shards(&index).unwrap_err().to_string().contains("tensor `w`"));
+        assert!(Index::read(&index).err().unwrap().to_string().contains("tensor `w`"));
     }
 }

@@ -58,6 +58,11 @@ impl Safetensors {
         }
     }
 
+    /// The file that holds a tensor, if one does.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.tensors.get(name).map(|entry| self.files[entry.file].0.as_path())
+    }
+
     fn find(&self, name: &str) -> Result<(&Path, &Entry, &[u8]), CheckpointError> {
         let entry = self
             .tensors

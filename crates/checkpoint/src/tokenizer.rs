@@ -92,6 +92,12 @@ pub struct SpecialTokens {
     pub eos: Option<String>,
     /// The token that fills rows up.
     pub pad: Option<String>,
+    /// The token that begins a text.
+    pub bos: Option<String>,
+    /// `add_bos_token`: whether it is put there.
+    pub add_bos: Option<bool>,
+    /// `add_eos_token`: whether the token that ends a text is put there by the tokenizer.
+    pub add_eos: Option<bool>,
     /// `eos_token_id` of `generation_config.json`: the tokens at which generation stops.
     pub generation: Value,
 }
@@ -109,8 +115,37 @@ impl SpecialTokens {
         Ok(Self {
             eos: token("eos_token"),
             pad: token("pad_token"),
+            bos: token("bos_token"),
+            add_bos: config["add_bos_token"].as_bool(),
+            add_eos: config["add_eos_token"].as_bool(),
             generation: generation["eos_token_id"].clone(),
         })
+    }
+
+    /// Where these files say otherwise than `tokenizer.json` which tokens stand around a text; a sentence each.
+    pub fn contradictions(&self, tokenizer: &Tokenizer) -> Vec<String> {
+        let Ok(encoding) = tokenizer.encode("a") else { return Vec::new() };
+        let ids = encoding.get_ids();
+        let said = [
+            ("add_bos_token", self.add_bos, &self.bos, ids.first(), "before"),
+            ("add_eos_token", self.add_eos, &self.eos, ids.last(), "behind"),
+        ];
+        let wrong = |(key, said, token, found, place): (&str, Option<bool>, &Option<String>, _, &str)| {
+            let (said, token) = (said?, token.as_deref()?);
+            let id = tokenizer.id(token)?;
+            let puts = match found == Some(&id) {
+                true => "puts",
+                false => "does not put",
+            };
+            (said != (found == Some(&id))).then(|| {
+                format!(
+                    "tokenizer_config.json says {key} = {said}, and tokenizer.json {puts} `{token}` {place} a text: \
+                     tokenizer.json is followed, as in transformers 5 (version 4 followed {key} for LLaMA's tokenizers); \
+                     mend its post_processor, or the key"
+                )
+            })
+        };
+        said.into_iter().filter_map(wrong).collect()
     }
 }
 
@@ -179,6 +214,39 @@ mod tests {
         });
         let error = Tokenizer::from_bytes(wrong.to_string().as_bytes()).unwrap_err();
         assert!(error.contains("model.dropout"), "{error}");
+    }
+
+    #[test]
+    fn tokens_around_a_text_that_two_files_say_otherwise_are_told() {
+        let mut file = definition();
+        let read = |file: &Value| Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        let plain = read(&file);
+        let token = |name: &str, at: u32| json!({ name: { "id": name, "ids": [at], "tokens": [name] } });
+        file["model"]["vocab"] = json!({ "a": 0, "b": 1, "<s>": 2, "</s>": 3 });
+        file["post_processor"] = json!({
+            "type": "TemplateProcessing", "pair": [], "special_tokens": token("<s>", 2),
+            "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        });
+        let begins = read(&file);
+        let special = |add_bos, add_eos| SpecialTokens {
+            bos: Some("<s>".to_owned()),
+            eos: Some("</s>".to_owned()),
+            add_bos,
+            add_eos,
+            ..SpecialTokens::default()
+        };
+        for (add_bos, add_eos, told) in [
+            (None, None, &[][..]),
+            (Some(true), Some(false), &[]),
+            (Some(false), None, &["add_bos_token = false"]),
+            (Some(false), Some(true), &["add_bos_token = false", "add_eos_token = true"]),
+        ] {
+            let found = special(add_bos, add_eos).contradictions(&begins);
+            assert_eq!(found.len(), told.len(), "{found:?}");
+            assert!(told.iter().zip(&found).all(|(told, found)| found.contains(told)), "{found:?}");
+        }
+        // a tokenizer that has no such token cannot put it
+        assert_eq!(special(Some(true), Some(true)).contradictions(&plain), Vec::<String>::new());
     }
 
     #[test]

@@ -11,10 +11,13 @@ type Followed = (Option<Vec<usize>>, Option<String>);
 /// # Errors
 /// Where the head's classes are others than the task's, or no classes of which one is right; with the remedy.
 pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result<Followed, String> {
-    if config["problem_type"] == "multi_label_classification" {
-        return Err("problem_type: the head is for several labels at a time, which no task here has; set \
-                    head = \"new\" in [model] to start from a new one"
-            .to_owned());
+    if let Some(trained_for) = other_problem(config, data.kind) {
+        return Err(format!(
+            "problem_type: the head was trained for {trained_for}, and task `{}` is {}; set head = \"new\" in [model] to \
+             start from a new one",
+            task.name,
+            data.kind.name()
+        ));
     }
     let Some(names) = class_names(config).filter(|_| data.kind == TaskKind::Classification) else {
         return Ok((None, None));
@@ -49,6 +52,16 @@ pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result
     }
 }
 
+/// What the head was trained for, where that is not `kind`.
+fn other_problem(config: &Value, kind: TaskKind) -> Option<&'static str> {
+    match (config["problem_type"].as_str()?, kind) {
+        ("multi_label_classification", _) => Some("several labels at a time"),
+        ("regression", TaskKind::Classification) => Some("regression"),
+        ("single_label_classification", TaskKind::Regression) => Some("classification"),
+        _ => None,
+    }
+}
+
 fn is_permutation(rows: &[usize]) -> bool {
     let mut sorted = rows.to_vec();
     sorted.sort_unstable();
@@ -77,9 +90,13 @@ mod tests {
     use super::*;
 
     fn followed(id2label: &Value, classes: &[&str]) -> Result<Followed, String> {
+        follow_as(TaskKind::Classification, &json!({ "id2label": id2label }), classes)
+    }
+
+    fn follow_as(kind: TaskKind, config: &Value, classes: &[&str]) -> Result<Followed, String> {
         let task = "name = \"t\"\nkind = \"classification\"\ntrain = \"t\"\nvalidation = \"v\"\n";
         let data = TaskData {
-            kind: TaskKind::Classification,
+            kind,
             train: Split::default(),
             validation: Split::default(),
             test: None,
@@ -89,7 +106,28 @@ mod tests {
             warnings: Vec::new(),
             splits: Vec::new(),
         };
-        follow(&json!({ "id2label": id2label }), &toml::from_str(task).unwrap(), &data)
+        follow(config, &toml::from_str(task).unwrap(), &data)
+    }
+
+    #[test]
+    fn a_head_of_another_problem_is_refused() {
+        use TaskKind::{Classification, Regression};
+        for (problem, kind, refused) in [
+            ("multi_label_classification", Classification, true),
+            ("multi_label_classification", Regression, true),
+            ("regression", Classification, true),
+            ("regression", Regression, false),
+            ("single_label_classification", Regression, true),
+            ("single_label_classification", Classification, false),
+        ] {
+            let followed = follow_as(kind, &json!({ "problem_type": problem }), &["a", "b"]);
+            let said = followed.err().unwrap_or_default();
+            assert_eq!(
+                said.contains("problem_type") && said.contains("head = \"new\""),
+                refused,
+                "{problem}: {said}"
+            );
+        }
     }
 
     #[test]

@@ -78,6 +78,9 @@ impl ModelSource {
             (None, Some(files)) => (files.tokenizer.clone(), files.special.clone()),
             (None, None) => (None, SpecialTokens::default()),
         };
+        if let Some(tokenizer) = &tokenizer {
+            warnings.extend(special.contradictions(tokenizer));
+        }
         let last = spec.source.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&spec.source);
         let name = spec.name.clone().unwrap_or_else(|| last.to_owned());
         let dtype = match spec.dtype {

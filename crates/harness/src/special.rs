@@ -109,7 +109,8 @@ mod tests {
     }
 
     fn special(eos: Option<&str>, generation: Value) -> SpecialTokens {
-        SpecialTokens { eos: eos.map(str::to_owned), pad: Some("pad".to_owned()), generation }
+        let (eos, pad) = (eos.map(str::to_owned), Some("pad".to_owned()));
+        SpecialTokens { eos, pad, generation, ..SpecialTokens::default() }
     }
 
     #[test]
