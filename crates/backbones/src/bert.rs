@@ -12,7 +12,7 @@ use peftlab_layers::{
 };
 use serde::Deserialize;
 
-use crate::config::check_sizes;
+use crate::config::{check_dropout, check_sizes};
 use crate::{BackboneError, Head};
 
 /// The keys of a Hub `config.json` that [`BertConfig`] reads.
@@ -95,6 +95,9 @@ impl Activation {
     }
 }
 
+/// Segments of which no network has more.
+const MOST_SEGMENTS: usize = 1 << 16;
+
 impl BertConfig {
     pub(crate) fn dimensions(&self) -> Dimensions {
         Dimensions {
@@ -112,10 +115,21 @@ impl BertConfig {
 
     pub(crate) fn check(&self) -> Result<(), BackboneError> {
         check_sizes(&self.dimensions())?;
+        check_dropout(&[
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+            ("classifier_dropout", self.classifier_dropout()),
+        ])?;
         let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
         if heads == 0 || !hidden.is_multiple_of(heads) {
             return Err(BackboneError::Config(format!(
                 "hidden_size ({hidden}) must be a multiple of num_attention_heads ({heads})"
+            )));
+        }
+        let types = self.type_vocab_size;
+        if types == 0 || types > MOST_SEGMENTS {
+            return Err(BackboneError::Config(format!(
+                "`type_vocab_size` is {types}; it must be from 1 to {MOST_SEGMENTS}"
             )));
         }
         match self.position_embedding_type.as_deref() {

@@ -12,7 +12,7 @@ use peftlab_layers::{
 use peftlab_ops::Rotary;
 use serde::Deserialize;
 
-use crate::config::check_sizes;
+use crate::config::{check_dropout, check_sizes};
 use crate::rope::RopeConfig;
 use crate::{BackboneError, Head};
 
@@ -118,6 +118,7 @@ impl LlamaConfig {
     fn check(&self) -> Result<(), BackboneError> {
         let dimensions = self.dimensions();
         check_sizes(&dimensions)?;
+        check_dropout(&[("attention_dropout", self.attention_dropout)])?;
         let Dimensions { heads, key_heads, head, .. } = dimensions;
         let refuse = |message: String| Err(BackboneError::Config(message));
         if heads == 0 || key_heads == 0 || heads % key_heads != 0 {

@@ -281,6 +281,8 @@ impl Plan {
         let mut places = Vec::new();
         for (task_index, (task, data)) in self.experiment.tasks.iter().zip(&self.data).enumerate() {
             let outline = &self.heads[task_index].outline;
+            sizes::check_segments(task, data, &self.source.config)
+                .map_err(|message| HarnessError::input(&self.experiment.path, message))?;
             let refused = |message| HarnessError::input(&self.experiment.path, message);
             let table = self.source.config["max_position_embeddings"].as_u64().unwrap_or_default();
             for (row, spec) in self.experiment.methods.iter().enumerate() {
@@ -371,6 +373,11 @@ fn load_data(experiment: &Experiment, source: &ModelSource) -> Result<Vec<TaskDa
     let vocabulary = source.config["vocab_size"].as_u64().unwrap_or_default() as usize;
     let eos = end_of_text(&experiment.model, &source.config, &source.special, source.tokenizer.as_ref());
     let encoder = Encoder { tokenizer: source.tokenizer.clone(), eos, vocabulary };
-    let load = |task: &peftlab_tasks::TaskSpec| Ok(task.load(experiment.base(), &encoder)?);
+    let load = |task: &peftlab_tasks::TaskSpec| {
+        task.load(experiment.base(), &encoder).map_err(|error| match error.is_of_experiment() {
+            true => HarnessError::input(&experiment.path, error.to_string()),
+            false => error.into(),
+        })
+    };
     experiment.tasks.iter().map(load).collect()
 }

@@ -2,12 +2,31 @@
 
 use peftlab_peft::Outline;
 use peftlab_tasks::{Example, TaskData, TaskSpec};
+use serde_json::Value;
 
 use crate::experiment::MethodSpec;
 
 fn examples(data: &TaskData) -> impl Iterator<Item = &Example> {
     let splits = [Some(&data.train), Some(&data.validation), data.test.as_ref()];
     splits.into_iter().flatten().flat_map(|split| &split.examples)
+}
+
+/// A segment id of a tokenizer's template must be one of those that the network knows.
+///
+/// # Errors
+/// Where it is not; with the file that says otherwise.
+pub(crate) fn check_segments(task: &TaskSpec, data: &TaskData, config: &Value) -> Result<(), String> {
+    // a network with one segment reads no ids
+    let Some(types) = config["type_vocab_size"].as_u64().filter(|types| *types > 1) else { return Ok(()) };
+    let largest = examples(data).flat_map(|example| &example.token_type_ids).max().copied().unwrap_or(0);
+    match u64::from(largest) < types {
+        true => Ok(()),
+        false => Err(format!(
+            "task `{}`: the post_processor of tokenizer.json gives the segment {largest} (type_id), beyond the network's \
+             type_vocab_size = {types}; name the network's own tokenizer in [model]",
+            task.name
+        )),
+    }
 }
 
 /// The longest example, with the tokens that the method puts in front, must find room in the network. Where positions

@@ -88,4 +88,9 @@ impl TaskError {
     pub(crate) fn new(task: &str, path: impl AsRef<Path>, message: impl Into<String>) -> Self {
         Self { task: task.to_owned(), path: path.as_ref().to_owned(), message: message.into() }
     }
+
+    /// Whether a table of the experiment is wrong, such as `[[task]]`, and no file of data.
+    pub fn is_of_experiment(&self) -> bool {
+        self.path.to_string_lossy().starts_with('[')
+    }
 }

@@ -7,8 +7,8 @@ use crate::encode::next_tokens;
 use crate::spec::{RandomRows, TaskKind, TaskSpec};
 use crate::{Split, TaskError};
 
-/// Tokens that a split may draw: four gigabytes of examples.
-const MOST_TOKENS: usize = 1 << 28;
+/// Tokens that a split may draw: a hundred megabytes of examples.
+const MOST_TOKENS: usize = 1 << 23;
 
 impl TaskSpec {
     /// The rows of the split `name`; the same ones each time, others for each split.
@@ -24,6 +24,9 @@ impl TaskSpec {
         if vocabulary == 0 {
             return refuse("random_rows are drawn from the vocabulary, and config.json has no vocab_size");
         }
+        let Ok(ids) = u32::try_from(vocabulary) else {
+            return refuse(&format!("vocab_size = {vocabulary} in config.json is more than any network has"));
+        };
         if rows.random_rows.checked_mul(self.max_length).is_none_or(|tokens| tokens > MOST_TOKENS) {
             return refuse(&format!(
                 "random_rows = {} of max_length = {} are more than {MOST_TOKENS} tokens; ask for fewer",
@@ -31,8 +34,7 @@ impl TaskSpec {
             ));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(name.len() as u64);
-        let mut row =
-            || (0..self.max_length).map(|_| rng.random_range(0..vocabulary as u32)).collect::<Vec<_>>();
+        let mut row = || (0..self.max_length).map(|_| rng.random_range(0..ids)).collect::<Vec<_>>();
         Ok(Split { examples: (0..rows.random_rows).map(|_| next_tokens(&row())).collect() })
     }
 }
