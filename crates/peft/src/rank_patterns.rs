@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use peftlab_layers::ProjectionInfo;
+
 use crate::NotApplicable;
+use crate::methods::check_rank;
 use crate::selection::compile;
 
 /// Ranks and α of single modules, by PEFT's keys and with PEFT's meaning: a key is a regular expression for the end of
@@ -35,6 +38,25 @@ impl RankPatterns {
     /// No patterns.
     pub(crate) const NONE: Self = Self { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
 
+    /// `targets` with the rank and α of each: those given, unless a pattern says otherwise.
+    ///
+    /// # Errors
+    /// Where a pattern is none, two give a module two values, or a rank is 0.
+    pub(crate) fn of_each<'o>(
+        &self,
+        targets: Vec<&'o ProjectionInfo>,
+        rank: usize,
+        alpha: f64,
+    ) -> Result<Vec<Ranked<'o>>, NotApplicable> {
+        let patterns = self.compiled()?;
+        let at = |info: &'o ProjectionInfo| {
+            let rank = patterns.rank(&info.name)?.unwrap_or(rank);
+            check_rank("rank_pattern", rank)?;
+            Ok(Ranked { info, rank, alpha: patterns.alpha(&info.name)?.unwrap_or(alpha) })
+        };
+        targets.into_iter().map(at).collect()
+    }
+
     /// The patterns of both tables, ready to be matched.
     ///
     /// # Errors
@@ -45,6 +67,14 @@ impl RankPatterns {
             alphas: compiled("alpha_pattern", &self.alpha_pattern)?,
         })
     }
+}
+
+/// A target with the rank and α that it has.
+#[derive(Clone, Copy)]
+pub(crate) struct Ranked<'o> {
+    pub(crate) info: &'o ProjectionInfo,
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
 }
 
 type Table<T> = Vec<(Regex, T)>;

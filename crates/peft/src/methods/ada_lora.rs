@@ -1,5 +1,7 @@
 #![allow(non_snake_case, reason = "fields are named as in PEFT's files")]
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
@@ -47,6 +49,10 @@ pub struct AdaLora {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks that PEFT had left when it saved an adapter, by target; r₀ where there is none. Of a file, never of an
+    /// experiment.
+    #[serde(skip)]
+    pub left: BTreeMap<String, usize>,
 }
 
 /// How far matrices are from orthogonal.
@@ -75,6 +81,7 @@ impl Default for AdaLora {
             orthogonality: 0.1,
             orthogonality_form: OrthogonalityForm::Paper,
             selection: Selection::default(),
+            left: BTreeMap::new(),
         }
     }
 }
@@ -103,7 +110,18 @@ impl AdaLora {
                 self.t_init, self.t_final
             )));
         }
-        self.selection.select(&QUERY_VALUE, outline)
+        let targets = self.selection.select(&QUERY_VALUE, outline)?;
+        match self.left.keys().find(|name| !targets.iter().any(|target| target.name == **name)) {
+            None => Ok(targets),
+            Some(name) => Err(NotApplicable::new(format!(
+                "`rank_pattern` names `{name}`, which is not among the targets; is it an adapter for another model?"
+            ))),
+        }
+    }
+
+    /// The rank at a target.
+    fn rank(&self, target: &ProjectionInfo) -> usize {
+        self.left.get(&target.name).copied().unwrap_or(self.init_rank)
     }
 
     fn scale(&self) -> f64 {
@@ -156,7 +174,7 @@ impl Method for AdaLora {
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         let targets = self.targets(outline)?;
-        Ok(Count::all(targets.iter().map(|p| self.init_rank * (p.input + p.output + 1)).sum()))
+        Ok(Count::all(targets.iter().map(|p| self.rank(p) * (p.input + p.output + 1)).sum()))
     }
 
     fn attach(
@@ -165,12 +183,16 @@ impl Method for AdaLora {
         outline: &Outline,
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
-        attach(model, &self.targets(outline)?, |projection| {
+        let mut targets = self.targets(outline)?;
+        // where no rank is left there is no update
+        targets.retain(|target| self.rank(target) > 0);
+        attach(model, &targets, |projection| {
+            let rank = self.rank(&projection.info);
             let ProjectionInfo { input, output, .. } = projection.info;
             Ok(AdaLoraAdapter {
-                lora_A: init.normal(0.02, [self.init_rank, input]),
-                lora_E: init.constant(0.0, [self.init_rank, 1]),
-                lora_B: init.normal(0.02, [output, self.init_rank]),
+                lora_A: init.normal(0.02, [rank, input]),
+                lora_E: init.constant(0.0, [rank, 1]),
+                lora_B: init.normal(0.02, [output, rank]),
                 scale: self.scale(),
                 dropout: self.dropout,
             })
@@ -195,6 +217,11 @@ impl Method for AdaLora {
         config.is_on("init_lora_weights")?;
         let init_rank = config.integer("init_r", 12)?;
         let alpha = config.number("lora_alpha", 8.0)?;
+        let left = ranks_left(config, init_rank)?;
+        if alpha <= 0.0 && !left.is_empty() {
+            // PEFT scales by the rank that is left over r₀ then
+            return Err(config.unsupported("lora_alpha"));
+        }
         Ok(Some(Self {
             init_rank,
             target_rank: config.integer("target_r", 8)?,
@@ -209,6 +236,7 @@ impl Method for AdaLora {
             orthogonality: config.number("orth_reg_weight", 0.5)?,
             orthogonality_form: OrthogonalityForm::Peft,
             selection: config.selection()?,
+            left,
         }))
     }
 
@@ -233,6 +261,30 @@ impl Method for AdaLora {
             "init_lora_weights": true,
         }))
     }
+}
+
+/// The ranks in `rank_pattern`, which PEFT writes into every adapter whose ranks were given out: by the name of each E,
+/// for each of the r₀ triplets whether it is left. The file holds the ones that are. The update is scaled by α/r₀ as
+/// before.
+fn ranks_left(config: &PeftConfig<'_>, init_rank: usize) -> Result<BTreeMap<String, usize>, NotApplicable> {
+    let pattern: BTreeMap<String, Vec<bool>> = config.value("rank_pattern", BTreeMap::new())?;
+    let of_each = |(name, kept): (String, Vec<bool>)| {
+        // a state dict's names end with the adapter's own
+        let target = name.strip_suffix(".default").unwrap_or(&name).strip_suffix(".lora_E");
+        match target {
+            Some(target) if kept.len() == init_rank => {
+                Ok((target.to_owned(), kept.iter().filter(|kept| **kept).count()))
+            }
+            Some(_) => Err(NotApplicable::new(format!(
+                "`rank_pattern` has {} values for `{name}`, but `init_r` is {init_rank}",
+                kept.len()
+            ))),
+            None => Err(NotApplicable::new(format!(
+                "`rank_pattern` names `{name}`, but a name that ends with .lora_E was expected"
+            ))),
+        }
+    };
+    pattern.into_iter().map(of_each).collect()
 }
 
 /// AdaLoRA's tensors at one projection, in PEFT's layout.
@@ -446,8 +498,11 @@ impl Policy for Allocation {
         }
         // the optimizer moves what was zeroed before, and after the last allocation it is zeroed every time
         if (allocates || step > end) && !self.kept.is_empty() {
-            for ((_, adapter), kept) in adapters.iter_mut().zip(self.kept.chunks(self.settings.init_rank)) {
+            let mut rest = self.kept.as_slice();
+            for (_, adapter) in &mut adapters {
+                let (kept, others) = rest.split_at(adapter.lora_E.dims()[0]);
                 adapter.mask(kept);
+                rest = others;
             }
         }
     }

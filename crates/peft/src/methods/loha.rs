@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::checks::check_rank;
-use super::low_rank::{QUERY_VALUE, attach};
+use super::low_rank::{QUERY_VALUE, attach_ranked};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN, Ranked};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection, Targets,
 };
 
 /// LoHa: the elementwise product of two low-rank updates.
@@ -23,18 +25,21 @@ pub struct LoHa {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for LoHa {
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, selection: Selection::default() }
+        Self { rank: 8, alpha: 8.0, selection: Selection::default(), patterns: RankPatterns::NONE }
     }
 }
 
 impl LoHa {
-    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<Ranked<'o>>, NotApplicable> {
         check_rank("rank", self.rank)?;
-        self.selection.select(&QUERY_VALUE, outline)
+        self.patterns.of_each(self.selection.select(&QUERY_VALUE, outline)?, self.rank, self.alpha)
     }
 }
 
@@ -57,6 +62,8 @@ impl Method for LoHa {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -65,7 +72,8 @@ impl Method for LoHa {
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
-        Ok(Count::all(self.targets(outline)?.iter().map(|p| 2 * self.rank * (p.input + p.output)).sum()))
+        let each = self.targets(outline)?;
+        Ok(Count::all(each.iter().map(|at| 2 * at.rank * (at.info.input + at.info.output)).sum()))
     }
 
     fn attach(
@@ -74,15 +82,15 @@ impl Method for LoHa {
         outline: &Outline,
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
-        let rank = self.rank;
-        attach(model, &self.targets(outline)?, |projection| {
+        attach_ranked(model, &self.targets(outline)?, |projection, at| {
             let ProjectionInfo { input, output, .. } = projection.info;
+            let Ranked { rank, alpha, .. } = at;
             Ok(LoHaAdapter {
                 hada_w1_a: kaiming_rows(init, [output, rank]),
                 hada_w1_b: kaiming_rows(init, [rank, input]),
                 hada_w2_a: kaiming_rows(init, [output, rank]),
                 hada_w2_b: init.constant(0.0, [rank, input]),
-                scale: self.alpha / rank as f64,
+                scale: alpha / rank as f64,
             })
         })
     }
@@ -95,6 +103,7 @@ impl Method for LoHa {
             rank: config.integer("r", 8)?,
             alpha: config.number("alpha", 8.0)?,
             selection: config.selection()?,
+            patterns: config.patterns()?,
         }))
     }
 
@@ -106,7 +115,9 @@ impl Method for LoHa {
             "rank_dropout": 0.0,
             "module_dropout": 0.0,
             "use_effective_conv2d": false,
-            "target_modules": Targets::to_peft(&self.targets(outline).ok()?),
+            "target_modules": Targets::to_peft(&self.selection.select(&QUERY_VALUE, outline).ok()?),
+            "rank_pattern": self.patterns.rank_pattern,
+            "alpha_pattern": self.patterns.alpha_pattern,
             "init_weights": true,
         }))
     }

@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::checks::check_rank;
 use super::loha::kaiming_rows;
-use super::low_rank::{QUERY_VALUE, attach};
+use super::low_rank::{QUERY_VALUE, attach_ranked};
+use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN, Ranked};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Selection, Targets,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, RankPatterns,
+    Selection, Targets,
 };
 
 /// LoKr: the Kronecker product of two small matrices.
@@ -28,6 +30,9 @@ pub struct LoKr {
     /// Projections; query and value if absent.
     #[serde(flatten)]
     pub selection: Selection,
+    /// Ranks and α of single projections.
+    #[serde(flatten)]
+    pub patterns: RankPatterns,
 }
 
 impl Default for LoKr {
@@ -38,6 +43,7 @@ impl Default for LoKr {
             decompose_both: false,
             decompose_factor: -1,
             selection: Selection::default(),
+            patterns: RankPatterns::NONE,
         }
     }
 }
@@ -71,7 +77,7 @@ struct Shapes {
 }
 
 impl LoKr {
-    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+    fn targets<'o>(&self, outline: &'o Outline) -> Result<Vec<Ranked<'o>>, NotApplicable> {
         check_rank("rank", self.rank)?;
         if self.decompose_factor < 1 && self.decompose_factor != -1 {
             return Err(NotApplicable::new(format!(
@@ -79,20 +85,20 @@ impl LoKr {
                 self.decompose_factor
             )));
         }
-        self.selection.select(&QUERY_VALUE, outline)
+        self.patterns.of_each(self.selection.select(&QUERY_VALUE, outline)?, self.rank, self.alpha)
     }
 
-    fn shapes(&self, info: &ProjectionInfo) -> Shapes {
+    fn shapes(&self, info: &ProjectionInfo, rank: usize) -> Shapes {
         let factor = usize::try_from(self.decompose_factor).ok();
         let (input, output) = (factors(info.input, factor), factors(info.output, factor));
-        let is_small = |shape: [usize; 2]| 2 * self.rank < shape[0].max(shape[1]);
+        let is_small = |shape: [usize; 2]| 2 * rank < shape[0].max(shape[1]);
         let (first, second) = ([output.0, input.0], [output.1, input.1]);
         Shapes { first, second, decomposed: [self.decompose_both && is_small(first), is_small(second)] }
     }
+}
 
-    fn elements(&self, [rows, columns]: [usize; 2], decomposed: bool) -> usize {
-        if decomposed { self.rank * (rows + columns) } else { rows * columns }
-    }
+fn elements([rows, columns]: [usize; 2], rank: usize, decomposed: bool) -> usize {
+    if decomposed { rank * (rows + columns) } else { rows * columns }
 }
 
 impl Method for LoKr {
@@ -121,6 +127,8 @@ impl Method for LoKr {
             EXCLUDE_MODULES,
             LAYERS_TO_TRANSFORM,
             LAYERS_PATTERN,
+            RANK_PATTERN,
+            ALPHA_PATTERN,
         ],
     };
 
@@ -136,9 +144,9 @@ impl Method for LoKr {
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         let targets = self.targets(outline)?;
-        let each = targets.iter().map(|p| {
-            let Shapes { first, second, decomposed } = self.shapes(p);
-            self.elements(first, decomposed[0]) + self.elements(second, decomposed[1])
+        let each = targets.iter().map(|at| {
+            let Shapes { first, second, decomposed } = self.shapes(at.info, at.rank);
+            elements(first, at.rank, decomposed[0]) + elements(second, at.rank, decomposed[1])
         });
         Ok(Count::all(each.sum()))
     }
@@ -149,9 +157,8 @@ impl Method for LoKr {
         outline: &Outline,
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
-        let rank = self.rank;
-        attach(model, &self.targets(outline)?, |projection| {
-            let Shapes { first, second, decomposed } = self.shapes(&projection.info);
+        attach_ranked(model, &self.targets(outline)?, |projection, Ranked { rank, alpha, .. }| {
+            let Shapes { first, second, decomposed } = self.shapes(&projection.info, rank);
             let mut adapter = LoKrAdapter {
                 lokr_w1: None,
                 lokr_w1_a: None,
@@ -159,7 +166,7 @@ impl Method for LoKr {
                 lokr_w2: None,
                 lokr_w2_a: None,
                 lokr_w2_b: None,
-                scale: self.alpha / rank as f64,
+                scale: alpha / rank as f64,
             };
             if decomposed[0] {
                 adapter.lokr_w1_a = Some(init.constant(0.0, [first[0], rank]));
@@ -187,6 +194,7 @@ impl Method for LoKr {
             decompose_both: config.value("decompose_both", false)?,
             decompose_factor: config.value("decompose_factor", -1)?,
             selection: config.selection()?,
+            patterns: config.patterns()?,
         }))
     }
 
@@ -200,7 +208,9 @@ impl Method for LoKr {
             "rank_dropout": 0.0,
             "module_dropout": 0.0,
             "use_effective_conv2d": false,
-            "target_modules": Targets::to_peft(&self.targets(outline).ok()?),
+            "target_modules": Targets::to_peft(&self.selection.select(&QUERY_VALUE, outline).ok()?),
+            "rank_pattern": self.patterns.rank_pattern,
+            "alpha_pattern": self.patterns.alpha_pattern,
             "init_weights": true,
         }))
     }

@@ -3,7 +3,7 @@ use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use super::low_rank::{LORA_BIAS, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
 use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
@@ -27,6 +27,9 @@ pub struct Lora {
     /// Ranks and α of single projections.
     #[serde(flatten)]
     pub patterns: RankPatterns,
+    /// Whether B has a bias, which is trained and scaled with the update.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lora_bias: bool,
     /// Which biases are trained besides.
     pub bias: LoraBias,
 }
@@ -51,6 +54,7 @@ impl Default for Lora {
             dropout: 0.0,
             selection: Selection::default(),
             patterns: RankPatterns::NONE,
+            lora_bias: false,
             bias: LoraBias::None,
         }
     }
@@ -91,6 +95,7 @@ impl Method for Lora {
             LAYERS_PATTERN,
             RANK_PATTERN,
             ALPHA_PATTERN,
+            LORA_BIAS,
             ("bias", "\"none\"", "biases trained besides: \"none\", \"all\" or \"lora_only\""),
         ],
     };
@@ -109,7 +114,8 @@ impl Method for Lora {
                 outline.body().filter(|info| info.name.ends_with(".bias")).map(ParamInfo::elements).sum()
             }
         };
-        Ok(Count::all(self.low_rank().count(outline)? + biases))
+        let of_b = if self.lora_bias { self.low_rank().biases(outline)? } else { 0 };
+        Ok(Count::all(self.low_rank().count(outline)? + of_b + biases))
     }
 
     fn attach(
@@ -123,7 +129,8 @@ impl Method for Lora {
             if self.bias == LoraBias::LoraOnly {
                 projection.bias = projection.bias.take().map(|bias| bias.set_require_grad(true));
             }
-            at.init(&projection.info, init)
+            let adapter = at.init(&projection.info, init);
+            if self.lora_bias { adapter.with_bias(init) } else { adapter }
         })
     }
 
@@ -139,6 +146,7 @@ impl Method for Lora {
             dropout: lora.dropout()?,
             selection: lora.selection()?,
             patterns: lora.patterns()?,
+            lora_bias: lora.lora_bias()?,
             bias: lora.bias(LoraBias::None)?,
         }))
     }
@@ -146,6 +154,7 @@ impl Method for Lora {
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
         let mut config = lora_config(&self.low_rank(), outline)?;
         config["bias"] = json!(self.bias);
+        config["lora_bias"] = json!(self.lora_bias);
         Some(config)
     }
 }

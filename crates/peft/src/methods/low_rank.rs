@@ -7,13 +7,19 @@ use peftlab_layers::{
     Attached, Context, Initializer, Inner, Linear, Merged, Model, Projection, ProjectionAdapter,
     ProjectionInfo, Role,
 };
+use peftlab_ops::linear;
 use serde_json::{Value, json};
 
 use super::checks::{check_dropout, check_rank};
+use crate::rank_patterns::Ranked;
 use crate::{NotApplicable, Outline, PeftConfig, RankPatterns, Selection, Targets};
 
 /// Where LoRA acts unless it is told otherwise.
 pub(crate) const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
+
+/// A row for the cards of methods in which B can have a bias.
+pub(crate) const LORA_BIAS: (&str, &str, &str) =
+    ("lora_bias", "false", "whether B has a bias, trained and scaled with the update");
 
 /// Every linear of the blocks.
 pub(crate) const BLOCKS: [Role; 7] =
@@ -50,13 +56,8 @@ impl LowRank<'_> {
         &self,
         outline: &'o Outline,
     ) -> Result<Vec<(&'o ProjectionInfo, Self)>, NotApplicable> {
-        let patterns = self.patterns.compiled()?;
-        let at = |info: &'o ProjectionInfo| {
-            let rank = patterns.rank(&info.name)?.unwrap_or(self.rank);
-            check_rank("rank_pattern", rank)?;
-            Ok((info, Self { rank, alpha: patterns.alpha(&info.name)?.unwrap_or(self.alpha), ..*self }))
-        };
-        self.select(outline)?.into_iter().map(at).collect()
+        let each = self.patterns.of_each(self.select(outline)?, self.rank, self.alpha)?;
+        Ok(each.into_iter().map(|at| (at.info, Self { rank: at.rank, alpha: at.alpha, ..*self })).collect())
     }
 
     /// The projections that get an update.
@@ -69,6 +70,11 @@ impl LowRank<'_> {
     /// Parameters of all updates.
     pub(crate) fn count(&self, outline: &Outline) -> Result<usize, NotApplicable> {
         Ok(self.updates(outline)?.iter().map(|(p, at)| at.rank * (p.input + p.output)).sum())
+    }
+
+    /// Parameters of the biases of all B.
+    pub(crate) fn biases(&self, outline: &Outline) -> Result<usize, NotApplicable> {
+        Ok(self.select(outline)?.iter().map(|p| p.output).sum())
     }
 
     /// LoRA's tensors as they start: A drawn Kaiming-uniform, B zero.
@@ -114,6 +120,21 @@ pub(crate) fn attach<A: ProjectionAdapter + 'static>(
     Ok(())
 }
 
+/// Attaches what `adapter` makes, with the rank and α of each, to each of `targets`.
+pub(crate) fn attach_ranked<A: ProjectionAdapter + 'static>(
+    model: &mut Model,
+    targets: &[Ranked<'_>],
+    mut adapter: impl FnMut(&mut Projection, Ranked<'_>) -> Result<A, NotApplicable>,
+) -> Result<(), NotApplicable> {
+    for projection in model.sites().projections {
+        if let Some(at) = targets.iter().find(|at| at.info.name == projection.info.name) {
+            let adapter = adapter(projection, *at)?;
+            projection.adapters.push(Attached::new(Box::new(adapter)));
+        }
+    }
+    Ok(())
+}
+
 /// LoRA's tensors at one projection.
 #[derive(Module, Debug)]
 pub(crate) struct LoraAdapter {
@@ -131,10 +152,22 @@ impl LoraAdapter {
         self.lora_A.weight.val().matmul(self.lora_B.weight.val()) * self.scale
     }
 
+    /// The same with a bias of B, which starts at zero.
+    pub(crate) fn with_bias(mut self, init: &mut Initializer) -> Self {
+        let [_, output] = self.lora_B.weight.dims();
+        self.lora_B.bias = Some(init.constant(0.0, [output]));
+        self
+    }
+
+    /// B's bias as it is added to the output.
+    fn bias(&self) -> Option<Tensor<1>> {
+        self.lora_B.bias.as_ref().map(|bias| bias.val() * self.scale)
+    }
+
     /// The update's part of the output; the input's dropout is applied here.
     pub(crate) fn branch(&self, input: Tensor<3>, context: &Context) -> Tensor<3> {
         let dropped = context.dropout(input, self.dropout);
-        self.lora_B.forward(self.lora_A.forward(dropped) * self.scale)
+        linear(self.lora_A.forward(dropped) * self.scale, self.lora_B.weight.val(), self.bias())
     }
 }
 
@@ -145,7 +178,17 @@ impl ProjectionAdapter for LoraAdapter {
     }
 
     fn merge(&self, weights: Merged, _: &Context) -> Option<Merged> {
-        Some(weights.plus(self.update()))
+        let mut merged = weights.plus(self.update());
+        if let Some(added) = self.bias() {
+            merged.bias = Some(match merged.bias {
+                Some(bias) => {
+                    let dtype = bias.dtype();
+                    (bias.cast(added.dtype()) + added).cast(dtype)
+                }
+                None => added,
+            });
+        }
+        Some(merged)
     }
 }
 
@@ -184,6 +227,13 @@ impl<'a> PeftLora<'a> {
                 // A and B alone are drawn another way
                 "gaussian" | "orthogonal" | "eva" => Variant::Plain,
                 "pissa" => Variant::Pissa,
+                randomised if randomised.starts_with("pissa_niter_") => {
+                    return Err(NotApplicable::new(format!(
+                        "`init_lora_weights` = \"{randomised}\" is not supported: what was taken off the base was drawn, \
+                         and is not in the file (PEFT draws it anew whenever it loads the adapter); save it with \
+                         path_initial_model_for_weight_conversion, which makes it an adapter of the base itself"
+                    )));
+                }
                 "olora" => Variant::Olora,
                 _ => return Err(config.unsupported("init_lora_weights")),
             },
@@ -231,6 +281,11 @@ impl<'a> PeftLora<'a> {
     /// The projections.
     pub(crate) fn selection(&self) -> Result<Selection, NotApplicable> {
         self.0.selection()
+    }
+
+    /// Whether B has a bias.
+    pub(crate) fn lora_bias(&self) -> Result<bool, NotApplicable> {
+        self.0.is_on("lora_bias")
     }
 
     /// `bias`, as `T` names its values.

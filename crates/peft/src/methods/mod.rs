@@ -36,6 +36,8 @@ mod tied_lora;
 mod vb_lora;
 mod vera;
 
+pub(crate) use checks::check_rank;
+
 pub use ada_lora::{AdaLora, OrthogonalityForm};
 pub use bitfit::BitFit;
 pub use boft::Boft;

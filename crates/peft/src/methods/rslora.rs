@@ -2,7 +2,7 @@ use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::low_rank::{LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
+use super::low_rank::{LORA_BIAS, LowRank, PeftLora, QUERY_VALUE, Variant, lora_config};
 use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
@@ -26,6 +26,9 @@ pub struct RsLora {
     /// Ranks and α of single projections.
     #[serde(flatten)]
     pub patterns: RankPatterns,
+    /// Whether B has a bias, which is trained and scaled with the update.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lora_bias: bool,
 }
 
 impl Default for RsLora {
@@ -36,6 +39,7 @@ impl Default for RsLora {
             dropout: 0.0,
             selection: Selection::default(),
             patterns: RankPatterns::NONE,
+            lora_bias: false,
         }
     }
 }
@@ -75,6 +79,7 @@ impl Method for RsLora {
             LAYERS_PATTERN,
             RANK_PATTERN,
             ALPHA_PATTERN,
+            LORA_BIAS,
         ],
     };
 
@@ -83,7 +88,8 @@ impl Method for RsLora {
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
-        Ok(Count::all(self.low_rank().count(outline)?))
+        let of_b = if self.lora_bias { self.low_rank().biases(outline)? } else { 0 };
+        Ok(Count::all(self.low_rank().count(outline)? + of_b))
     }
 
     fn attach(
@@ -93,7 +99,10 @@ impl Method for RsLora {
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
         let low_rank = self.low_rank();
-        low_rank.attach(model, outline, |projection, at| at.init(&projection.info, init))
+        low_rank.attach(model, outline, |projection, at| {
+            let adapter = at.init(&projection.info, init);
+            if self.lora_bias { adapter.with_bias(init) } else { adapter }
+        })
     }
 
     fn from_peft(config: &PeftConfig<'_>) -> Result<Option<Self>, NotApplicable> {
@@ -104,10 +113,13 @@ impl Method for RsLora {
             dropout: lora.dropout()?,
             selection: lora.selection()?,
             patterns: lora.patterns()?,
+            lora_bias: lora.lora_bias()?,
         }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
-        lora_config(&self.low_rank(), outline)
+        let mut config = lora_config(&self.low_rank(), outline)?;
+        config["lora_bias"] = self.lora_bias.into();
+        Some(config)
     }
 }
