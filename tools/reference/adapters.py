@@ -70,6 +70,14 @@ def cases():
     yield "bert-adalora-pruned", peft.AdaLoraConfig(target_modules=QV, **ada, **seq)
     yield "llama-adalora-pruned", peft.AdaLoraConfig(target_modules=["q_proj", "v_proj"], **ada, **text)
     yield "llama-lora-state-dict", lora(**base, target_modules=["q_proj", "v_proj"], **text)
+    one = dict(r=1, lora_alpha=2)
+    yield "bert-lora-all-linear", lora(**one, target_modules="all-linear", **seq)
+    yield "roberta-lora-all-linear", lora(**one, target_modules="all-linear", **seq)
+    yield "bert-lora-no-task", lora(**base, target_modules=QV)
+    yield "bert-lora-saved-pooler", lora(**one, target_modules=["query"], modules_to_save=["pooler"], **seq)
+    yield "llama-lora-output-layer", lora(**one, target_modules=["q_proj", "lm_head"], **text)
+    yield "llama-lora-saved-layers", lora(**one, target_modules=["q_proj"], modules_to_save=["norm", "embed_tokens"],
+                                          **text)
     yield "roberta-lora-head", lora(**base, target_modules=QV, modules_to_save=["classifier"], **seq)
     yield "roberta-lora-head-state-dict", lora(**base, target_modules=QV, **seq)
     dense = ["intermediate.dense", "attention.output.dense"]
