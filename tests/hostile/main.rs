@@ -127,7 +127,11 @@ fn keep(target: &str, seed: u64, tried: u64, input: &Path, story: &str) {
     Seed::read(input).write(&kept);
     println!("FINDING in {target}, seed {seed}, input {tried}, kept in {}", kept.display());
     // of where it came about, what is ours
-    let ours = |line: &&str| !line.starts_with("  ") || line.contains("/crates/");
+    let ours = |line: &&str| {
+        !line.starts_with("  ")
+            || line.contains("/crates/")
+            || std::env::var_os("PEFTLAB_FUZZ_REPLAY").is_some()
+    };
     story.lines().filter(ours).for_each(|line| println!("{line}"));
 }
 

@@ -249,6 +249,9 @@ impl Index {
             };
             places.insert(tensor.clone(), name.to_owned());
         }
+        if places.is_empty() {
+            return Err(CheckpointError::new(path, "`weight_map` names no tensor; get the file again"));
+        }
         Ok(Self { path: path.to_owned(), places })
     }
 

@@ -9,7 +9,7 @@ use super::Reader;
 use crate::TaskError;
 
 /// A gzip file of a megabyte can hold a gigabyte; above this one is refused.
-const MOST_UNPACKED: u64 = 8 << 30;
+pub(super) const MOST_UNPACKED: u64 = 8 << 30;
 
 pub(super) fn is_gzip(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))

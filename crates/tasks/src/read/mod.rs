@@ -2,6 +2,7 @@
 
 mod bytes;
 mod json;
+mod pages;
 mod parquet;
 mod shards;
 mod table;

@@ -1,6 +1,7 @@
 //! Parquet, as pandas, polars, Spark, Arrow and DuckDB write it.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::Arc;
 
 use parquet::basic::Compression;
@@ -11,7 +12,8 @@ use parquet::schema::types::Type;
 use peftlab_checkpoint::guarded;
 use serde_json::{Map, Value, json};
 
-use super::{Reader, Row};
+use super::bytes::MOST_UNPACKED;
+use super::{Reader, Row, pages};
 use crate::TaskError;
 use crate::spec::Column;
 
@@ -24,7 +26,7 @@ impl Reader<'_> {
     }
 
     fn records(&self) -> Result<Vec<Row>, TaskError> {
-        let file = std::fs::File::open(self.path)
+        let file = File::open(self.path)
             .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))?;
         let unreadable = |error: parquet::errors::ParquetError| {
             self.error(format!("is no Parquet file that can be read: {error}"))
@@ -43,11 +45,13 @@ impl Reader<'_> {
             )));
         }
         self.codecs(reader.metadata(), &wanted)?;
+        self.sizes(&reader, &wanted)?;
         let fields: Vec<Arc<Type>> =
             schema.get_fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
         let projection =
             Type::group_type_builder(schema.name()).with_fields(fields).build().map_err(unreadable)?;
         let mut rows = Vec::new();
+        let mut unpacked = 0;
         for (i, row) in reader.get_row_iter(Some(projection)).map_err(unreadable)?.enumerate() {
             let row = row.map_err(unreadable)?;
             let mut cells = Map::new();
@@ -63,6 +67,11 @@ impl Reader<'_> {
                 }
                 cells.insert(name.clone(), value);
             }
+            // a text that stands in a dictionary once can be in every row
+            unpacked += cells.values().filter_map(Value::as_str).map(|text| text.len() as u64).sum::<u64>();
+            if unpacked > MOST_UNPACKED {
+                return Err(self.error("holds more than 8 GiB of texts; give a part of it"));
+            }
             rows.push(Row { cells, number: i + 1 });
         }
         Ok(rows)
@@ -74,6 +83,40 @@ impl Reader<'_> {
         let read = task.read_columns().into_iter().chain(task.optional_columns());
         let looked_at = names.iter().filter(|name| task.looks_at(name));
         read.filter_map(|column| place(names, column)).chain(looked_at).map(String::as_str).collect()
+    }
+
+    /// What the file claims, held against its bytes before anything is allocated for it.
+    fn sizes(&self, reader: &SerializedFileReader<File>, wanted: &HashSet<&str>) -> Result<(), TaskError> {
+        let mut file = File::open(self.path)
+            .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))?;
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        let metadata = reader.metadata();
+        let rows =
+            metadata.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(u64::MAX));
+        let rows = rows.fold(0, u64::saturating_add);
+        if rows > pages::most_values(bytes) {
+            return Err(self.error(format!("promises {rows} rows in {bytes} bytes; write the file anew")));
+        }
+        for (number, group) in metadata.row_groups().iter().enumerate() {
+            for (place, column) in group.columns().iter().enumerate() {
+                let top = column.column_path().parts().first().map(String::as_str).unwrap_or_default();
+                if !wanted.contains(top) {
+                    continue;
+                }
+                let checked = pages::check(&mut file, column).and_then(|by_lengths| match by_lengths {
+                    false => Ok(()),
+                    true => {
+                        let pages =
+                            reader.get_row_group(number).and_then(|row| row.get_column_page_reader(place));
+                        pages::lengths(&mut *pages.map_err(|error| error.to_string())?, column)
+                    }
+                });
+                checked.map_err(|what| {
+                    self.error(format!("column `{top}`: {what}; the file is damaged, write it anew"))
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn codecs(&self, metadata: &ParquetMetaData, wanted: &HashSet<&str>) -> Result<(), TaskError> {
