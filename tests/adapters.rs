@@ -80,7 +80,7 @@ fn adapters_that_peft_saved_give_its_logits() {
         let mut model = imported(&fixtures().join(name), name);
         let ours = logits(&model, &rows, count);
         let difference = largest(&ours, &theirs);
-        assert!(largest(&logits(&base(name), &rows, count), &theirs) > 0.05, "{name} does next to nothing");
+        assert!(largest(&logits(&base(name), &rows, count), &theirs) > 1e-3, "{name} does next to nothing");
         model.merge().unwrap();
         let merged = largest(&logits(&model, &rows, count), &theirs);
         println!("{name:32} {difference:.1e}  merged {merged:.1e}");
@@ -161,7 +161,7 @@ fn what_a_configuration_asks_for_beside_is_refused_by_name() {
         (
             "bert-ia3-feedforward",
             json!({ "feedforward_modules": "[a&&b]" }),
-            &["feedforward_modules", "Python"],
+            &["feedforward_modules `", "Python"],
         ),
     ] {
         refused(name, &changes, expected);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::method::NotApplicable;
 use crate::outline::Outline;
-use crate::target::{Targets, no_match};
+use crate::target::Targets;
 
 /// Steps after which matching a pattern against one name is given up.
 const BACKTRACKS: usize = 100_000;
@@ -96,7 +96,9 @@ impl Selection {
         }
         match selected.is_empty() {
             false => Ok(selected),
-            true => Err(no_match("exclude_modules and layers_to_transform leave none", outline)),
+            true => Err(NotApplicable::new(
+                "exclude_modules and layers_to_transform leave none of the projections that target_modules names",
+            )),
         }
     }
 

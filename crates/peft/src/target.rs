@@ -15,6 +15,7 @@ pub enum Targets {
     Pattern(String),
 }
 
+const TARGET_MODULES: &str = "target_modules";
 const ALL_LINEAR: &str = "all-linear";
 
 impl Targets {
@@ -32,17 +33,17 @@ impl Targets {
             Some(Self::Pattern(pattern)) if pattern.eq_ignore_ascii_case(ALL_LINEAR) => {
                 outline.targets().filter(|p| p.role != Role::Head || outline.head() > 0).collect()
             }
-            Some(targets) => targets.matching("target_modules", outline)?,
+            Some(targets) => targets.matching(TARGET_MODULES, outline)?,
         };
         match (selected.is_empty(), targets) {
             (false, _) => Ok(selected),
-            (true, Some(Self::Pattern(pattern))) => Err(no_match(pattern, outline)),
-            (true, _) => Err(no_match("", outline)),
+            (true, Some(Self::Pattern(pattern))) => Err(no_match(TARGET_MODULES, pattern, outline)),
+            (true, _) => Err(no_match(TARGET_MODULES, "", outline)),
         }
     }
 
     /// The projections of `outline` with one of the names, or that match the pattern, the setting `key`.
-    fn matching<'a>(
+    pub(crate) fn matching<'a>(
         &self,
         key: &'static str,
         outline: &'a Outline,
@@ -61,7 +62,7 @@ impl Targets {
         if let Self::Names(names) = self {
             for name in names {
                 if !outline.projections.iter().any(|p| is_named(&p.name, name)) {
-                    return Err(no_match(name, outline));
+                    return Err(no_match(key, name, outline));
                 }
             }
         }
@@ -118,7 +119,7 @@ pub(crate) fn is_named(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-pub(crate) fn no_match(name: &str, outline: &Outline) -> NotApplicable {
+fn no_match(key: &str, name: &str, outline: &Outline) -> NotApplicable {
     let mut names: Vec<&str> = Vec::new();
     for projection in &outline.projections {
         let numbered = |part: &str| part.parse::<usize>().is_ok();
@@ -131,7 +132,7 @@ pub(crate) fn no_match(name: &str, outline: &Outline) -> NotApplicable {
         }
     }
     NotApplicable::new(format!(
-        "target_modules: no module of this model is named `{name}`; there are {}",
+        "{key}: no module of this model is named `{name}`; there are {}",
         names.join(", ")
     ))
 }

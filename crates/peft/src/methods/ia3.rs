@@ -30,10 +30,9 @@ impl Ia3 {
     fn targets<'a>(&self, outline: &'a Outline) -> Result<Vec<(&'a ProjectionInfo, bool)>, NotApplicable> {
         let targets = self.selection.select(&TARGETS, outline)?;
         // an explicit empty list is PEFT's way of saying that no target's input is scaled
-        let none = matches!(&self.feedforward_modules, Some(Targets::Names(names)) if names.is_empty());
-        let inputs = match none {
-            true => Vec::new(),
-            false => Targets::select(self.feedforward_modules.as_ref(), &[Role::Down], outline)?,
+        let inputs = match &self.feedforward_modules {
+            None => outline.targets().filter(|p| p.role == Role::Down).collect(),
+            Some(modules) => modules.matching("feedforward_modules", outline)?,
         };
         Ok(targets.into_iter().map(|p| (p, inputs.contains(&p))).collect())
     }
