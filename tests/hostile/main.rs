@@ -222,7 +222,9 @@ impl Trial {
 /// An error must name the file that is wrong, or the one that it does not go with.
 fn unnamed(message: &str, seed: &Seed, folder: &Path) -> Option<(String, String)> {
     let names = |path: &Path| path.file_name().is_some_and(|name| message.contains(&*name.to_string_lossy()));
+    // a path that an input made up is a name, too
     let named = seed.files.iter().any(|(path, _)| names(path))
+        || message.starts_with('/')
         || message.contains(&*folder.join("base").to_string_lossy())
         || message.contains(&*folder.join("input").to_string_lossy());
     (!named).then(|| ("an error names no file".to_owned(), message.to_owned()))

@@ -269,6 +269,10 @@ fn refusal(key: &str, value: &Value, config: &Map<String, Value>) -> Option<Stri
     })
 }
 
+/// Sums over a network of which none is known that has a hundredth of them.
+const MOST_WIDTHS: usize = 1 << 28;
+const MOST_WEIGHTS: usize = 1 << 46;
+
 /// Sizes of which no network is known, and which would have a file ask for any amount of memory.
 pub(crate) fn check_sizes(dimensions: &Dimensions) -> Result<(), BackboneError> {
     let &Dimensions { layers, hidden, feed_forward, heads, key_heads, head, vocabulary, positions, .. } =
@@ -284,11 +288,20 @@ pub(crate) fn check_sizes(dimensions: &Dimensions) -> Result<(), BackboneError> 
         ("max_position_embeddings", positions, 1 << 30),
     ];
     let wrong = limits.into_iter().find(|(_, value, limit)| value > limit || *value == 0);
-    match wrong {
-        Some((key, value, limit)) => {
-            Err(BackboneError::Config(format!("`{key}` is {value}; it must be from 1 to {limit}")))
-        }
-        None => Ok(()),
+    if let Some((key, value, limit)) = wrong {
+        return Err(BackboneError::Config(format!("`{key}` is {value}; it must be from 1 to {limit}")));
+    }
+    // each of them is no larger than some network's, and together they may be larger than any: what methods count from
+    // them stays within a machine's numbers
+    let attention = (heads + 2 * key_heads) * head;
+    let widths = layers * (hidden + feed_forward + attention);
+    let weights = layers * hidden * (attention + 3 * feed_forward) + vocabulary * hidden;
+    match widths > MOST_WIDTHS || weights > MOST_WEIGHTS {
+        true => Err(BackboneError::Config(format!(
+            "`num_hidden_layers` = {layers}, `hidden_size` = {hidden}, `intermediate_size` = {feed_forward} and \
+             `vocab_size` = {vocabulary} make a network of {weights} weights, larger than any there is; mend the sizes"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -118,7 +118,7 @@ pub enum BackboneError {
         found: String,
     },
     /// The network has no such head.
-    #[error("a `{backbone}` model cannot do this task: it offers {offers}")]
+    #[error("a `{backbone}` model (model_type in config.json) cannot do this task: it offers {offers}")]
     Head {
         /// The network.
         backbone: String,

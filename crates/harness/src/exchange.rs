@@ -15,6 +15,7 @@ use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::plan::Plan;
 use crate::run::{Scorer, TEST, VALIDATION};
+use crate::sizes;
 use crate::source::TaskHead;
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`.
@@ -94,6 +95,8 @@ pub fn import(
         .and_then(|()| has_head(head, &tensors))
         .map_err(|message| HarnessError::input(&file, message))?;
 
+    sizes::check_memory(&plan.device, &head.outline, plan.source.dtype, &*method)
+        .map_err(|message| HarnessError::input(&plan.experiment.path, message))?;
     let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(head, 0, &device)?;
     let attached = Attached::new(model, &*method, 0, &device)

@@ -25,6 +25,7 @@ use crate::experiment::{DtypeSpec, TrainingSpec};
 use crate::gpu::Gpu;
 use crate::loss::FirstToken;
 use crate::plan::{Cell, Plan, hex};
+use crate::sizes;
 use crate::source::TaskHead;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
@@ -349,6 +350,9 @@ impl Run<'_> {
     /// The model with the method on it, and how much that changed its logits.
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
         let method = self.method();
+        let plan = self.scorer.plan;
+        sizes::check_memory(&plan.device, &self.scorer.head.outline, plan.source.dtype, method)
+            .map_err(HarnessError::Failed)?;
         let mut model =
             self.scorer.plan.source.build_for(method, self.scorer.head, self.cell.seed, device)?;
         let before = self.first_logits(&mut model, device);

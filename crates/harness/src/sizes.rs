@@ -1,14 +1,52 @@
 //! Whether a task's examples fit into the network, before anything runs.
 
-use peftlab_peft::Outline;
+use std::sync::OnceLock;
+
+use burn::tensor::DType;
+use peftlab_peft::{DynMethod, Outline};
 use peftlab_tasks::{Example, TaskData, TaskSpec};
 use serde_json::Value;
 
+use crate::device::OpenDevice;
 use crate::experiment::MethodSpec;
 
 fn examples(data: &TaskData) -> impl Iterator<Item = &Example> {
     let splits = [Some(&data.train), Some(&data.validation), data.test.as_ref()];
     splits.into_iter().flatten().flat_map(|split| &split.examples)
+}
+
+/// The weights of a network and the tensors of a method must find room in the machine, or its kernel ends other
+/// programs. What training takes besides is not known beforehand. A GPU tells by itself; tensors of a method are made on
+/// the host.
+///
+/// # Errors
+/// Where there is no room; with what it takes.
+pub(crate) fn check_memory(
+    device: &OpenDevice,
+    outline: &Outline,
+    dtype: DType,
+    method: &dyn DynMethod,
+) -> Result<(), String> {
+    static MEMORY: OnceLock<Option<u64>> = OnceLock::new();
+    let read = || {
+        let host = peftlab_meter::environment();
+        host.memory_limit_bytes.or(host.memory_bytes)
+    };
+    let Some(there) = *MEMORY.get_or_init(read) else { return Ok(()) };
+    let count = method.count(outline).map_err(|reason| reason.to_string())?;
+    let base = if device.name == "cpu" { outline.total() * dtype.size() } else { 0 };
+    let own = count.stored.saturating_add(count.buffers).saturating_mul(size_of::<f32>());
+    let asked = base.saturating_add(own) as u64;
+    match asked > there {
+        false => Ok(()),
+        true => Err(format!(
+            "out of memory: the network's weights take {} MiB and the method's tensors {} MiB, and the machine has {} \
+             MiB; take smaller sizes or a larger machine",
+            base >> 20,
+            own >> 20,
+            there >> 20
+        )),
+    }
 }
 
 /// A segment id of a tokenizer's template must be one of those that the network knows.

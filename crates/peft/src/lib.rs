@@ -4,6 +4,7 @@
 //! Methods from other crates are added with [`Registry::add`].
 
 mod adamw;
+mod limits;
 mod method;
 pub mod methods;
 mod outline;

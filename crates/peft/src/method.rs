@@ -261,6 +261,7 @@ impl<M: Method> DynMethod for M {
     }
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
+        crate::limits::check(&DynMethod::settings(self))?;
         Method::count(self, outline)
     }
 

@@ -73,7 +73,7 @@ pub fn collate(examples: &[&Example], pad: u32, multiple: usize, room: usize) ->
 pub fn epoch_order(lengths: &[usize], batch: usize, buckets: usize, rng: &mut impl Rng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.shuffle(rng);
-    for window in order.chunks_mut((batch * buckets).max(1)) {
+    for window in order.chunks_mut(batch.saturating_mul(buckets).max(1)) {
         if buckets > 0 {
             window.sort_by_key(|row| lengths[*row]);
         }

@@ -21,6 +21,28 @@ pub(super) fn most_values(bytes: u64) -> u64 {
     bytes.saturating_mul(VALUES_FOR_A_BYTE).saturating_add(VALUES)
 }
 
+/// Holds the lengths of lists in the file's own description against its bytes.
+///
+/// # Errors
+/// Where it is no description.
+pub(super) fn check_footer(file: &mut File) -> Result<(), String> {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    let size = file.metadata().map_err(unreadable)?.len();
+    let mut tail = [0; 8];
+    let Some(start) = size.checked_sub(8) else { return Err(format!("has {size} bytes")) };
+    file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut tail)).map_err(unreadable)?;
+    let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    let Some(begin) = start.checked_sub(length) else {
+        return Err(format!("promises a description of {length} bytes, and has {size}"));
+    };
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(begin))
+        .and_then(|_| file.by_ref().take(length).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    let mut thrift = Thrift { bytes: &bytes, at: 0 };
+    thrift.skip(STRUCTURE, DEEPEST).ok_or_else(|| "its description is damaged".to_owned())
+}
+
 /// Holds every page of a column chunk against the file. Gives whether a page's texts are written by their lengths, for
 /// [`lengths`] to check.
 ///
@@ -151,8 +173,10 @@ struct Thrift<'a> {
     at: usize,
 }
 
-/// Structures within structures.
-const DEEPEST: usize = 16;
+/// Structures and lists within one another.
+const DEEPEST: usize = 32;
+/// A structure's type.
+const STRUCTURE: u8 = 12;
 
 impl Thrift<'_> {
     fn page(&mut self) -> Option<Header> {

@@ -26,11 +26,13 @@ impl Reader<'_> {
     }
 
     fn records(&self) -> Result<Vec<Row>, TaskError> {
-        let file = File::open(self.path)
+        let mut file = File::open(self.path)
             .map_err(|error| self.error(format!("cannot be read: {error}; check the path")))?;
         let unreadable = |error: parquet::errors::ParquetError| {
             self.error(format!("is no Parquet file that can be read: {error}"))
         };
+        pages::check_footer(&mut file)
+            .map_err(|what| self.error(format!("is no Parquet file that can be read: {what}")))?;
         let reader = SerializedFileReader::new(file).map_err(unreadable)?;
         let schema = reader.metadata().file_metadata().schema();
         let names: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
