@@ -7,6 +7,7 @@ mod gguf;
 mod guard;
 mod resolve;
 mod safetensors;
+mod shards;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
