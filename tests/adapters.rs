@@ -175,7 +175,7 @@ struct Exported {
 }
 
 impl Exported {
-    fn new() -> Self {
+    fn new(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let snapshot = dir.path().join("hub/models--acme--tiny/snapshots/c0ffee");
         std::fs::create_dir_all(&snapshot).unwrap();
@@ -185,9 +185,9 @@ impl Exported {
         let refs = dir.path().join("hub/models--acme--tiny/refs");
         std::fs::create_dir_all(&refs).unwrap();
         std::fs::write(refs.join("v1"), "c0ffee").unwrap();
-        let methods =
-            "[[method]]\nname = \"lora\"\nrank = 2\ntraining = { steps = 12, learning_rate = 1e-2 }\n";
-        let file = experiment(dir.path(), "hub", "[0]", 12, methods);
+        let training = "training = { steps = 12, learning_rate = 1e-2 }";
+        let methods = format!("[[method]]\nname = \"lora\"\nrank = 2\n{settings}\n{training}\n");
+        let file = experiment(dir.path(), "hub", "[0]", 12, &methods);
         let lines = std::fs::read_to_string(&file).unwrap();
         let lines = lines.lines().map(|line| match line.starts_with("source = ") {
             true => "source = \"hub:acme/tiny@v1\"",
@@ -243,7 +243,7 @@ type Tensors = (Vec<usize>, Vec<f32>);
 
 #[test]
 fn an_export_names_its_base_and_is_read_back_with_an_equal_score() {
-    let exported = Exported::new();
+    let exported = Exported::new("");
     let config = exported.config();
     for (key, value) in [
         ("base_model_name_or_path", json!("acme/tiny")),
@@ -282,8 +282,26 @@ fn an_export_names_its_base_and_is_read_back_with_an_equal_score() {
 }
 
 #[test]
+fn a_trained_bias_is_exported_as_the_base_layers_where_peft_looks_for_it() {
+    for (bias, others) in [("lora_only", false), ("all", true)] {
+        let exported = Exported::new(&format!("bias = \"{bias}\""));
+        let file = exported.dir.path().join("adapter/adapter_model.safetensors");
+        let names = Safetensors::open(&[file]).unwrap().names();
+        let has = |name: &str| names.contains(&format!("base_model.model.bert.encoder.layer.1.{name}"));
+        assert!(
+            has("attention.self.query.base_layer.bias") && !has("attention.self.query.bias"),
+            "{names:?}"
+        );
+        assert_eq!(has("attention.self.key.bias"), others, "{names:?}");
+        let score = exported.record["measured"]["test"][0]["value"].as_f64().unwrap();
+        let plain = exported.changed(&json!({}), |_| ());
+        assert!(text(&plain).contains(&format!("{score:.6}")), "{score} in {}", text(&plain));
+    }
+}
+
+#[test]
 fn an_adapter_that_does_not_fit_ends_with_code_2_and_the_name_of_what_does_not() {
-    let exported = Exported::new();
+    let exported = Exported::new("");
     let head = "base_model.model.classifier.";
     let a = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight";
     let refused = |keys: Value, tensors: &dyn Fn(&mut BTreeMap<String, Tensors>), expected: &[&str]| {

@@ -1,6 +1,6 @@
 //! Adapters as Hugging Face PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use peftlab_checkpoint::{Safetensors, TensorSource, write_safetensors};
@@ -207,8 +207,26 @@ pub fn save(
     let kept =
         |info: &params::ParamInfo| info.trained || !outline.has(&info.name) || drawn.contains(&info.name);
     let tensors = params::tensors(model, kept);
-    let named = tensors.into_iter().map(|(name, tensor)| (method.peft_name(&name), tensor)).collect();
+    let wrapped = wrapped(outline, &tensors);
+    let name = |name: &str| match name.rsplit_once('.') {
+        Some((module, last)) if wrapped.contains(module) && outline.has(name) => {
+            format!("{module}.base_layer.{last}")
+        }
+        _ => method.peft_name(name),
+    };
+    let named = tensors.iter().map(|(ours, tensor)| (name(ours), tensor.clone())).collect();
     write(&named, &dir.join("adapter_model.safetensors"))
+}
+
+/// The projections that have a tensor of the adapter: what is trained of their own, a bias, is a base layer's to PEFT,
+/// which passes over it in silence under its plain name.
+fn wrapped(outline: &Outline, tensors: &BTreeMap<String, HostTensor>) -> BTreeSet<String> {
+    let of_adapter: Vec<&String> = tensors.keys().filter(|name| !outline.has(name)).collect();
+    let has_one = |module: &str| {
+        of_adapter.iter().any(|name| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let names = outline.projections.iter().map(|projection| &projection.name);
+    names.filter(|name| has_one(name)).cloned().collect()
 }
 
 /// Writes tensors under the names that PEFT gives them.
