@@ -300,6 +300,17 @@ fn a_trained_bias_is_exported_as_the_base_layers_where_peft_looks_for_it() {
 }
 
 #[test]
+fn what_peft_would_read_otherwise_is_not_exported() {
+    let outline = Outline::of(&mut base("bert"));
+    let config = |settings: Value| {
+        Registry::standard().get("pissa").unwrap().parse(settings).unwrap().to_peft(&outline)
+    };
+    assert_eq!(config(json!({ "rank": 2 })).unwrap()["init_lora_weights"], "pissa");
+    // what was drawn is taken off the base, and is not in the file
+    assert_eq!(config(json!({ "rank": 2, "iterations": 4 })), None);
+}
+
+#[test]
 fn an_adapter_that_does_not_fit_ends_with_code_2_and_the_name_of_what_does_not() {
     let exported = Exported::new("");
     let head = "base_model.model.classifier.";

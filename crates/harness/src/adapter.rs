@@ -185,7 +185,9 @@ pub fn save(
         let name = method.card().name;
         return Err(HarnessError::input(
             dir,
-            format!("Hugging Face PEFT has no method like `{name}`; nothing is written"),
+            format!(
+                "Hugging Face PEFT has no method like `{name}`, or none with these settings; nothing is written"
+            ),
         ));
     };
     let sequence = outline.head() > 0;

@@ -121,7 +121,8 @@ impl Selection {
             patterns => patterns
                 .iter()
                 .map(|pattern| {
-                    compile("layers_pattern", &format!(r"^(?:.*?\.)?(?:{pattern})\.(?P<idx>\d+)\."))
+                    // the pattern is in no group of its own in PEFT, and the first alternative of several has no number
+                    compile("layers_pattern", &format!(r"^(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)"))
                 })
                 .collect::<Result<_, _>>()?,
         };
@@ -243,5 +244,7 @@ mod tests {
         assert_eq!(holds(None, "model.layers.1.experts.11.up_proj"), Ok(false));
         assert_eq!(holds(Some("layers"), Q), Ok(true));
         assert_eq!(holds(Some("blocks"), Q), Ok(false));
+        assert_eq!(holds(Some("blocks|.*layers"), Q), Ok(true));
+        assert_eq!(holds(Some("model|layers"), Q), Ok(false));
     }
 }

@@ -151,6 +151,10 @@ impl Method for Pissa {
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
+        // PEFT would take something else off the base than what was drawn here
+        if self.iterations.is_some() {
+            return None;
+        }
         let mut config = lora_config(&self.low_rank(), outline)?;
         config["init_lora_weights"] = "pissa".into();
         Some(config)
