@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use fancy_regex::Regex;
+use peftlab_layers::ProjectionInfo;
 use serde::{Deserialize, Serialize};
 
-use peftlab_layers::ProjectionInfo;
-
-use crate::NotApplicable;
 use crate::methods::check_rank;
 use crate::selection::compile;
+use crate::{NotApplicable, PeftConfig};
 
 /// Ranks and α of single modules, by PEFT's keys and with PEFT's meaning: a key is a regular expression for the end of
 /// a module's name, after a dot.
@@ -126,6 +125,33 @@ fn find<T: Copy + PartialEq>(key: &str, table: &Table<T>, name: &str) -> Result<
         found = Some(*value);
     }
     Ok(found)
+}
+
+/// The ranks in AdaLoRA's `rank_pattern`, which PEFT writes into every adapter whose ranks were given out: by the name of each E,
+/// for each of the r₀ triplets whether it is left. The file holds the ones that are. The update is scaled by α/r₀ as
+/// before.
+pub(crate) fn ranks_left(
+    config: &PeftConfig<'_>,
+    init_rank: usize,
+) -> Result<BTreeMap<String, usize>, NotApplicable> {
+    let pattern: BTreeMap<String, Vec<bool>> = config.value("rank_pattern", BTreeMap::new())?;
+    let of_each = |(name, kept): (String, Vec<bool>)| {
+        // a state dict's names end with the adapter's own
+        let target = name.strip_suffix(".default").unwrap_or(&name).strip_suffix(".lora_E");
+        match target {
+            Some(target) if kept.len() == init_rank => {
+                Ok((target.to_owned(), kept.iter().filter(|kept| **kept).count()))
+            }
+            Some(_) => Err(NotApplicable::new(format!(
+                "`rank_pattern` has {} values for `{name}`, but `init_r` is {init_rank}",
+                kept.len()
+            ))),
+            None => Err(NotApplicable::new(format!(
+                "`rank_pattern` names `{name}`, but a name that ends with .lora_E was expected"
+            ))),
+        }
+    };
+    pattern.into_iter().map(of_each).collect()
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use peftlab_layers::{Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo};
-use peftlab_ops::{cast_like, linear};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::checks::{check_decay, check_dropout, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
+use super::triplets::{distances_from_orthogonal, through_triplets, triplets_product};
+use crate::rank_patterns::ranks_left;
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig, Policy,
@@ -263,30 +264,6 @@ impl Method for AdaLora {
     }
 }
 
-/// The ranks in `rank_pattern`, which PEFT writes into every adapter whose ranks were given out: by the name of each E,
-/// for each of the r₀ triplets whether it is left. The file holds the ones that are. The update is scaled by α/r₀ as
-/// before.
-fn ranks_left(config: &PeftConfig<'_>, init_rank: usize) -> Result<BTreeMap<String, usize>, NotApplicable> {
-    let pattern: BTreeMap<String, Vec<bool>> = config.value("rank_pattern", BTreeMap::new())?;
-    let of_each = |(name, kept): (String, Vec<bool>)| {
-        // a state dict's names end with the adapter's own
-        let target = name.strip_suffix(".default").unwrap_or(&name).strip_suffix(".lora_E");
-        match target {
-            Some(target) if kept.len() == init_rank => {
-                Ok((target.to_owned(), kept.iter().filter(|kept| **kept).count()))
-            }
-            Some(_) => Err(NotApplicable::new(format!(
-                "`rank_pattern` has {} values for `{name}`, but `init_r` is {init_rank}",
-                kept.len()
-            ))),
-            None => Err(NotApplicable::new(format!(
-                "`rank_pattern` names `{name}`, but a name that ends with .lora_E was expected"
-            ))),
-        }
-    };
-    pattern.into_iter().map(of_each).collect()
-}
-
 /// AdaLoRA's tensors at one projection, in PEFT's layout.
 #[derive(Module, Debug)]
 struct AdaLoraAdapter {
@@ -327,36 +304,6 @@ impl ProjectionAdapter for AdaLoraAdapter {
         let update = triplets_product(self.lora_A.val(), self.lora_E.val(), self.lora_B.val());
         Some(weights.plus(update * self.scale))
     }
-}
-
-/// `x Aᵀ diag(E) Bᵀ · scale` for `x` `[batch, sequence, in]`, `a` `[r, in]`, `e` `[r, 1]` and `b` `[out, r]`.
-///
-/// E scales the r activations and not A, which is the same product: Burn 0.22.1 fuses the gradients of `(A E)ᵀ` into
-/// one kernel that gives wrong numbers where r is 1 (see CONTRIBUTING.md).
-pub(crate) fn through_triplets(
-    input: Tensor<3>,
-    a: Tensor<2>,
-    e: Tensor<2>,
-    b: Tensor<2>,
-    scale: f64,
-) -> Tensor<3> {
-    let hidden = linear(input, a.transpose(), None);
-    let rank = e.dims()[0];
-    let e = cast_like(e.reshape([1, 1, rank]) * scale, &hidden);
-    linear(hidden * e, b.transpose(), None)
-}
-
-/// `Aᵀ diag(E) Bᵀ`, `[in, out]`, for the same.
-pub(crate) fn triplets_product(a: Tensor<2>, e: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    (a * e).transpose().matmul(b.transpose())
-}
-
-/// `‖A Aᵀ − I‖²` and `‖Bᵀ B − I‖²`, `[1]` each, for `a` `[r, in]` and `b` `[out, r]`.
-pub(crate) fn distances_from_orthogonal(a: Tensor<2>, b: Tensor<2>) -> [Tensor<1>; 2] {
-    [a.clone().matmul(a.transpose()), b.clone().transpose().matmul(b)].map(|gram| {
-        let eye = cast_like(Tensor::<2>::eye(gram.dims()[0], &gram.device()), &gram);
-        (gram - eye).square().sum()
-    })
 }
 
 /// When ranks are taken away, and how many.

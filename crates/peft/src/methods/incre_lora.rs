@@ -9,9 +9,9 @@ use peftlab_layers::{
 use peftlab_ops::BasisStream;
 use serde::{Deserialize, Serialize};
 
-use super::ada_lora::{distances_from_orthogonal, through_triplets, triplets_product};
 use super::checks::{check_decay, check_interval, check_rank, check_weight};
 use super::low_rank::{QUERY_VALUE, attach};
+use super::triplets::{distances_from_orthogonal, through_triplets, triplets_product};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
     Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Selection,

@@ -33,6 +33,7 @@ mod qa_lora;
 mod qlora;
 mod rslora;
 mod tied_lora;
+mod triplets;
 mod vb_lora;
 mod vera;
 
