@@ -225,6 +225,7 @@ fn unnamed(message: &str, seed: &Seed, folder: &Path) -> Option<(String, String)
     // a path that an input made up is a name, too
     let named = seed.files.iter().any(|(path, _)| names(path))
         || message.starts_with('/')
+        || message.contains(": /")
         || message.contains(&*folder.join("base").to_string_lossy())
         || message.contains(&*folder.join("input").to_string_lossy());
     (!named).then(|| ("an error names no file".to_owned(), message.to_owned()))

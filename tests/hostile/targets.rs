@@ -6,8 +6,9 @@ use peftlab_checkpoint::{Tokenizer, load_tokenizer, resolve};
 use peftlab_harness::plan::{Cell, Plan};
 use peftlab_harness::{exchange, run};
 use peftlab_peft::Registry;
+use peftlab_record::DeviceReport;
 use peftlab_tasks::{Encoder, EndOfText, TaskSpec};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::corpus::{Seed, corpora, entries, root};
 
@@ -39,12 +40,12 @@ fn seeds(target: &str, fixtures: &[&str], ending: &str) -> Vec<Seed> {
 }
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
     Target {
         name: "experiment",
         inputs: 60,
         changes: |name| ends(name, &[".toml"]),
-        seeds: || seeds("experiment", &[], ""),
+        seeds: experiments,
         prepare: |folder| experiment(folder),
     },
     Target {
@@ -103,10 +104,32 @@ pub(crate) const TARGETS: [Target; 9] = [
         seeds: adapters,
         prepare: adapter,
     },
+    Target {
+        name: "record",
+        inputs: 60,
+        changes: |name| ends(name, &[".json", ".csv"]),
+        seeds: || seeds("record", &[], ""),
+        prepare: record,
+    },
 ];
 
 /// Weights of a network that is small enough to be trained here, and tokens of its data.
 const SMALL: u64 = 1 << 18;
+
+/// Each file of the corpus, and each of its methods alone: one mistake has a whole file refused.
+fn experiments() -> Vec<Seed> {
+    let whole = seeds("experiment", &[], "");
+    let mut all = whole.clone();
+    for seed in &whole {
+        let (path, bytes) = &seed.files[0];
+        let text = String::from_utf8_lossy(bytes);
+        let mut parts = text.split("[[method]]");
+        let head = parts.next().unwrap_or_default();
+        let one = |method| vec![(path.clone(), format!("{head}[[method]]{method}").into_bytes())];
+        all.extend(parts.map(|method| Seed { name: seed.name.clone(), files: one(method) }));
+    }
+    all
+}
 
 /// Plans the experiment of an input, and runs its cells where they are small.
 fn experiment(folder: &Path) -> Run {
@@ -132,7 +155,10 @@ fn one_cell(plan: &Plan, cell: &Cell, out: &Path) -> Result<(), String> {
     let splits = [Some(&data.train), Some(&data.validation), data.test.as_ref()];
     let examples = splits.into_iter().flatten().flat_map(|split| &split.examples);
     let tokens: usize = examples.map(|example| example.input_ids.len()).sum();
-    let small = weights <= SMALL && tokens <= 1 << 12 && cell.training.gradient_accumulation <= 8;
+    let small = weights <= SMALL
+        && tokens <= 1 << 12
+        && cell.training.gradient_accumulation <= 8
+        && largest(&cell.settings["method"]) <= 256;
     if !small && weights < TOO_LARGE {
         return Ok(());
     }
@@ -147,6 +173,15 @@ fn one_cell(plan: &Plan, cell: &Cell, out: &Path) -> Result<(), String> {
         // numbers that end are a failed run, and its record says why
         Ok(_) | Err(peftlab_harness::HarnessError::Failed(_)) => Ok(()),
         Err(error) => Err(text(error)),
+    }
+}
+
+/// The largest number of a method's settings: what a run computes takes as long as it is asked to.
+fn largest(settings: &Value) -> u64 {
+    match settings {
+        Value::Array(values) => values.iter().map(largest).max().unwrap_or(0),
+        Value::Object(values) => values.values().map(largest).max().unwrap_or(0),
+        value => value.as_u64().unwrap_or(0),
     }
 }
 
@@ -270,5 +305,21 @@ fn adapter(folder: &Path) -> Run {
             }
         }
         Ok(())
+    })
+}
+
+/// Draws the report of a results folder, and compares it with itself; or a device's report.
+fn record(folder: &Path) -> Run {
+    let input = folder.join("input");
+    Box::new(move |_| {
+        let device = input.join("device.json");
+        if device.is_file() {
+            let report = DeviceReport::read(&device).map_err(text)?;
+            peftlab_report::device_table(&report);
+            peftlab_report::compare_devices(&report, &report);
+            return Ok(());
+        }
+        peftlab_report::compare_runs(&input, Some(&input)).map_err(text)?;
+        peftlab_report::report(&input).map(|_| ()).map_err(text)
     })
 }

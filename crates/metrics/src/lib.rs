@@ -192,8 +192,9 @@ pub fn value_at(metric: Metric, predictions: &Predictions, rows: &[usize]) -> f6
             }
         }
         Predictions::Tokens { sum_loss, tokens } => {
-            let count: usize = rows.iter().map(|row| tokens[*row]).sum();
-            let loss = rows.iter().map(|row| sum_loss[*row]).sum::<f64>() / count as f64;
+            // as floats, for what a file of predictions says may be of any size; whole numbers add up exactly all the same
+            let count: f64 = rows.iter().map(|row| tokens[*row] as f64).sum();
+            let loss = rows.iter().map(|row| sum_loss[*row]).sum::<f64>() / count;
             match metric {
                 Metric::Perplexity => loss.exp(),
                 Metric::Loss => loss,

@@ -50,7 +50,7 @@ fn table(profile: &KernelProfile) -> String {
     lines.extend(shown.iter().map(|kernel| line(&telling(&kernel.name), kernel.launches, kernel.seconds)));
     let sum = |kernels: &[KernelTime]| {
         (
-            kernels.iter().map(|kernel| kernel.launches).sum(),
+            kernels.iter().map(|kernel| kernel.launches).fold(0, u64::saturating_add),
             kernels.iter().map(|kernel| kernel.seconds).sum(),
         )
     };

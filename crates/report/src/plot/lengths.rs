@@ -121,7 +121,9 @@ fn places(tasks: &[Task]) -> Places {
 fn heights(values: &[f64], log: bool) -> Axis {
     let (low, high) =
         values.iter().fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), v| (low.min(*v), high.max(*v)));
-    let (low, high) = if low > high { (1.0, 10.0) } else { (low, high) };
+    // of what no run measures a part of the axis is drawn: its numbers would end
+    let (low, high) =
+        if low > high { (1.0, 10.0) } else { (low.clamp(1e-200, 1e200), high.clamp(1e-200, 1e200)) };
     if !log {
         let ticks = round_steps(high).collect();
         return Axis { range: 0.0..1.08 * high, ticks };
