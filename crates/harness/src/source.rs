@@ -43,13 +43,16 @@ pub struct ModelSource {
 impl ModelSource {
     pub(crate) fn read(experiment: &Experiment) -> Result<Self, HarnessError> {
         let spec = &experiment.model;
-        let path = PathBuf::from(&spec.source);
+        let path = match spec.source.starts_with("hub:") {
+            true => PathBuf::from(&spec.source),
+            false => experiment.base().join(&spec.source),
+        };
         let (mut config, files, mut digest) = match spec.weights {
             WeightsSpec::Pretrained => {
                 let files = resolve(&spec.source, experiment.base())?;
                 (files.config.clone(), Some(files), String::new())
             }
-            WeightsSpec::Random => (load_config(&experiment.base().join(&path))?, None, "random".to_owned()),
+            WeightsSpec::Random => (load_config(&path)?, None, "random".to_owned()),
         };
         for (key, value) in &spec.config {
             config[key] = value.clone();
