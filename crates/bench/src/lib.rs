@@ -27,6 +27,7 @@ pub(crate) enum Outcome {
 /// Runs the program with the methods in `registry`. Exit codes: 0 done, 1 something measured failed, 2 wrong
 /// input.
 pub fn main(registry: &Registry) -> ExitCode {
+    peftlab_meter::allocated::keep_freed();
     let arguments = Arguments::parse();
     match commands::run(&arguments.command, registry) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

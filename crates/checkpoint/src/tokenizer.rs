@@ -1,6 +1,7 @@
 //! The tokenizer of a model, and what the files beside it say of its special tokens.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::{EncodeInput, Encoding, TruncationParams};
@@ -9,9 +10,10 @@ use crate::CheckpointError;
 use crate::guard::guarded;
 
 /// A tokenizer that does what it is asked and nothing else: the truncation and padding that a `tokenizer.json`
-/// keeps from whoever saved it last are off, as they are in `transformers` unless the caller asks for them.
+/// keeps from whoever saved it last are off, as they are in `transformers` unless the caller asks for them. Clones
+/// share its tables.
 #[derive(Clone, Debug)]
-pub struct Tokenizer(tokenizers::Tokenizer);
+pub struct Tokenizer(Arc<tokenizers::Tokenizer>);
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
@@ -44,7 +46,7 @@ impl Tokenizer {
                 let message = "draws its tokens anew each time (model.dropout); set dropout to null";
                 Err(message.to_owned())
             }
-            _ => Ok(Self(inner)),
+            _ => Ok(Self(Arc::new(inner))),
         }
     }
 
@@ -67,7 +69,7 @@ impl Tokenizer {
         max_length: usize,
     ) -> Result<Vec<Encoding>, String> {
         let encode = || {
-            let mut inner = self.0.clone();
+            let mut inner = tokenizers::Tokenizer::clone(&self.0);
             inner.with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))?;
             inner.encode_batch(texts, true)
         };

@@ -1,5 +1,6 @@
 //! From an experiment file to the cells of its grid.
 
+use std::io::Read;
 use std::path::Path;
 
 use peftlab_peft::Registry;
@@ -122,8 +123,15 @@ impl Cell {
 /// Where the program cannot read its own file.
 pub fn program_digest() -> Result<String, HarnessError> {
     let path = std::env::current_exe().map_err(|error| HarnessError::read(Path::new("bench"), &error))?;
-    let bytes = std::fs::read(&path).map_err(|error| HarnessError::read(&path, &error))?;
-    Ok(hex(&Sha256::digest(bytes)))
+    let mut digest = Sha256::new();
+    let mut program = std::fs::File::open(&path).map_err(|error| HarnessError::read(&path, &error))?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match program.read(&mut chunk).map_err(|error| HarnessError::read(&path, &error))? {
+            0 => break Ok(hex(&digest.finalize())),
+            read => digest.update(&chunk[..read]),
+        }
+    }
 }
 
 /// Lower-case hexadecimal.
