@@ -33,8 +33,7 @@ use targets::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: watch::Watched = watch::Watched;
 
-/// What an input may cost, and for each of its bytes.
-const ALLOWED: usize = 256 << 20;
+/// What each byte of an input may cost.
 const ALLOWED_FOR_A_BYTE: usize = 64;
 /// Above this an input hangs.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -195,7 +194,7 @@ impl Trial {
         let tried = self.progress.tried.fetch_add(1, Ordering::Relaxed);
         let now = self.start.elapsed().as_millis() as u64;
         self.progress.began.store(now.max(1), Ordering::Relaxed);
-        watch::allow(ALLOWED + ALLOWED_FOR_A_BYTE * seed.size());
+        watch::allow(self.target.allowed + ALLOWED_FOR_A_BYTE * seed.size());
         let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
         watch::allow_all();
         self.progress.began.store(0, Ordering::Relaxed);

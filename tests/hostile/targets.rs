@@ -19,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) name: &'static str,
     /// Inputs that are tried where nobody asks for more.
     pub(crate) inputs: usize,
+    /// Bytes that an input may cost besides those for each of its own.
+    pub(crate) allowed: usize,
     /// Whether a file of an input is changed.
     pub(crate) changes: fn(&str) -> bool,
     pub(crate) seeds: fn() -> Vec<Seed>,
@@ -39,74 +41,87 @@ fn seeds(target: &str, fixtures: &[&str], ending: &str) -> Vec<Seed> {
     own.into_iter().chain(fitting).map(|path| Seed::read(&path)).collect()
 }
 
+/// What a small network and its training may cost.
+const NETWORK: usize = 256 << 20;
+
 /// Every target.
 pub(crate) const TARGETS: [Target; 10] = [
     Target {
         name: "experiment",
-        inputs: 60,
+        inputs: 400,
+        allowed: NETWORK,
         changes: |name| ends(name, &[".toml"]),
         seeds: experiments,
         prepare: |folder| experiment(folder),
     },
     Target {
         name: "config",
-        inputs: 100,
+        inputs: 150,
+        allowed: NETWORK,
         changes: |name| ends(name, &["config.json"]),
         seeds: || seeds("config", &[], ""),
         prepare: |folder| experiment(folder),
     },
     Target {
         name: "tokenizer",
-        inputs: 200,
+        inputs: 300,
+        allowed: NETWORK,
         changes: |name| ends(name, &[".json"]),
         seeds: || seeds("tokenizer", &[], ""),
         prepare: |folder| experiment(folder),
     },
     Target {
         name: "safetensors",
-        inputs: 200,
+        inputs: 600,
+        allowed: NETWORK,
         changes: |name| ends(name, &[".safetensors", ".index.json"]),
         seeds: || seeds("safetensors", &[], ""),
         prepare: |folder| experiment(folder),
     },
     Target {
         name: "gguf",
-        inputs: 300,
+        inputs: 1000,
+        allowed: 4 << 20,
         changes: |name| ends(name, &[".gguf"]),
         seeds: || seeds("gguf", &["crates/checkpoint/tests/gguf", "tests/fixtures/gguf"], ".gguf"),
         prepare: gguf,
     },
     Target {
         name: "table",
-        inputs: 300,
+        inputs: 600,
+        allowed: 16 << 20,
         changes: |name| ends(name, &[".csv", ".tsv"]),
         seeds: || seeds("table", &[], ""),
         prepare: data,
     },
     Target {
         name: "json",
-        inputs: 300,
+        inputs: 600,
+        allowed: 16 << 20,
         changes: |name| ends(name, &[".json", ".jsonl", ".ndjson"]),
         seeds: || seeds("json", &[], ""),
         prepare: data,
     },
     Target {
         name: "parquet",
-        inputs: 300,
+        inputs: 1000,
+        allowed: 160 << 20,
         changes: |name| ends(name, &[".parquet"]),
         seeds: || seeds("parquet", &["crates/tasks/tests/fixtures", "tests/fixtures/data"], ".parquet"),
         prepare: data,
     },
     Target {
         name: "adapter",
-        inputs: 100,
+        inputs: 400,
+        allowed: NETWORK,
         changes: |name| ends(name, &["adapter_config.json", ".safetensors"]),
         seeds: adapters,
         prepare: adapter,
     },
     Target {
         name: "record",
-        inputs: 60,
+        inputs: 150,
+        allowed: 32 << 20,
         changes: |name| ends(name, &[".json", ".csv"]),
         seeds: || seeds("record", &[], ""),
         prepare: record,

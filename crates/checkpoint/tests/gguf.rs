@@ -354,6 +354,17 @@ fn parts_are_read_together() {
 }
 
 #[test]
+fn a_file_that_ends_early_is_refused_wherever_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let whole = std::fs::read(fixtures().join("tiny.gguf")).unwrap();
+    for length in 1..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(Gguf::open(&path).is_err(), "cut at {length}");
+    }
+}
+
+#[test]
 fn several_models_in_a_folder_are_a_question() {
     let folder = tempfile::tempdir().unwrap();
     File::tiny().write(folder.path(), "a.gguf");

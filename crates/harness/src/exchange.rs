@@ -170,6 +170,14 @@ fn has_room(
 ) -> Result<(), String> {
     let count = method.count(outline).map_err(|reason| format!("adapter_config.json: {reason}"))?;
     let held: usize = tensors.values().map(|tensor| tensor.values.len()).sum();
+    // what makes a prefix is in no file, and in those there are it is smaller than the network
+    if count.adapter > held.max(outline.total()) {
+        return Err(format!(
+            "adapter_config.json asks for {} values to train (`encoder_hidden_size`), more than the whole network has; the \
+             two do not belong together, or it is an adapter for another model",
+            count.adapter
+        ));
+    }
     let asked = count.stored.max(count.buffers);
     match asked > held {
         false => Ok(()),

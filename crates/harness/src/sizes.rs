@@ -35,7 +35,7 @@ pub(crate) fn check_memory(
     let Some(there) = *MEMORY.get_or_init(read) else { return Ok(()) };
     let count = method.count(outline).map_err(|reason| reason.to_string())?;
     let base = if device.name == "cpu" { outline.total() * dtype.size() } else { 0 };
-    let own = count.stored.saturating_add(count.buffers).saturating_mul(size_of::<f32>());
+    let own = count.stored.max(count.adapter).saturating_add(count.buffers).saturating_mul(size_of::<f32>());
     let asked = base.saturating_add(own) as u64;
     match asked > there {
         false => Ok(()),

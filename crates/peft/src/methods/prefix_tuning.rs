@@ -6,6 +6,7 @@ use peftlab_layers::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::checks::check_rank;
 use super::prompt_tuning::{Table, check_length, prompt_config, virtual_tokens};
 use crate::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, PeftConfig};
 
@@ -70,6 +71,7 @@ impl Method for PrefixTuning {
         let stored = self.num_virtual_tokens * all;
         let adapter = if self.prefix_projection {
             let hidden = self.hidden(outline);
+            check_rank("encoder_hidden_size", hidden)?;
             self.num_virtual_tokens * keys + (keys + 1) * hidden + (hidden + 1) * all
         } else {
             stored

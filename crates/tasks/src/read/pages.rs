@@ -21,7 +21,7 @@ pub(super) fn most_values(bytes: u64) -> u64 {
     bytes.saturating_mul(VALUES_FOR_A_BYTE).saturating_add(VALUES)
 }
 
-/// Holds the lengths of lists in the file's own description against its bytes.
+/// Holds the file's own description against its bytes: the library makes room for as many columns as one says it has.
 ///
 /// # Errors
 /// Where it is no description.
@@ -40,7 +40,7 @@ pub(super) fn check_footer(file: &mut File) -> Result<(), String> {
         .and_then(|_| file.by_ref().take(length).read_to_end(&mut bytes))
         .map_err(unreadable)?;
     let mut thrift = Thrift { bytes: &bytes, at: 0 };
-    thrift.skip(STRUCTURE, DEEPEST).ok_or_else(|| "its description is damaged".to_owned())
+    thrift.description().ok_or_else(|| "its description is damaged".to_owned())
 }
 
 /// Holds every page of a column chunk against the file. Gives whether a page's texts are written by their lengths, for
@@ -179,6 +179,38 @@ const DEEPEST: usize = 32;
 const STRUCTURE: u8 = 12;
 
 impl Thrift<'_> {
+    /// `FileMetaData` of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>.
+    fn description(&mut self) -> Option<()> {
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (2, 9) => self.schema()?,
+                _ => self.skip(kind, DEEPEST)?,
+            }
+        }
+        Some(())
+    }
+
+    /// Elements none of which has more children than there are elements.
+    fn schema(&mut self) -> Option<()> {
+        let (kind, count) = self.list()?;
+        for _ in 0..count {
+            if kind != STRUCTURE {
+                return None;
+            }
+            let (_, children) = self.numbers(5)?;
+            u64::try_from(children).ok().filter(|children| *children <= count)?;
+        }
+        Some(())
+    }
+
+    /// The type of a list's elements, and their number.
+    fn list(&mut self) -> Option<(u8, u64)> {
+        let byte = self.byte()?;
+        let count = if byte >> 4 == 15 { self.unsigned()? } else { u64::from(byte >> 4) };
+        Some((byte & 15, count))
+    }
+
     fn page(&mut self) -> Option<Header> {
         let mut page = Header::default();
         let mut id = 0;
@@ -195,7 +227,8 @@ impl Thrift<'_> {
         Some(page)
     }
 
-    /// Of a structure the first field, the count of values in every kind of page, and the field `second`.
+    /// Of a structure the first field, the count of values in every kind of page, and the field `second`, whole numbers
+    /// both.
     fn numbers(&mut self, second: i64) -> Option<(i64, i64)> {
         let mut id = 0;
         let mut found = (0, 0);
@@ -298,9 +331,8 @@ impl Thrift<'_> {
             7 => self.forward(8),
             8 => self.unsigned().and_then(|length| self.forward(length)),
             9 | 10 => {
-                let byte = self.byte()?;
-                let count = if byte >> 4 == 15 { self.unsigned()? } else { u64::from(byte >> 4) };
-                (0..count).try_for_each(|_| self.element(byte & 15, depth))
+                let (kind, count) = self.list()?;
+                (0..count).try_for_each(|_| self.element(kind, depth))
             }
             11 => {
                 let count = self.unsigned()?;
