@@ -6,6 +6,7 @@ mod pages;
 mod parquet;
 mod shards;
 mod table;
+mod thrift;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,8 @@ use parquet::basic::{Compression, Encoding};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::metadata::ColumnChunkMetaData;
 
+use super::thrift::{BINARY, DEEPEST, I8, I32, I64, LIST, STRUCTURE, Shape, TRUTH, Thrift};
+
 /// Bytes that a header is looked for in at first; statistics may make it longer.
 const WINDOW: usize = 1 << 12;
 
@@ -39,7 +41,7 @@ pub(super) fn check_footer(file: &mut File) -> Result<(), String> {
     file.seek(SeekFrom::Start(begin))
         .and_then(|_| file.by_ref().take(length).read_to_end(&mut bytes))
         .map_err(unreadable)?;
-    let mut thrift = Thrift { bytes: &bytes, at: 0 };
+    let mut thrift = Thrift::new(&bytes);
     thrift.description().ok_or_else(|| "its description is damaged".to_owned())
 }
 
@@ -56,8 +58,7 @@ pub(super) fn check(file: &mut File, column: &ColumnChunkMetaData) -> Result<boo
     };
     let (mut at, mut values, mut by_lengths) = (start, 0_u64, false);
     while at < end {
-        // the library reads the same bytes, and says what is wrong with a header that is none
-        let Some((page, header)) = header(file, at, end)? else { break };
+        let (page, header) = header(file, at, end)?;
         let left = end - at - header;
         let compressed = u64::try_from(page.compressed).ok().filter(|compressed| *compressed <= left);
         let (Some(compressed), Ok(plain)) = (compressed, u64::try_from(page.plain)) else {
@@ -100,7 +101,7 @@ pub(super) fn lengths(pages: &mut dyn PageReader, column: &ColumnChunkMetaData) 
             _ => continue,
         };
         let count = page.num_values() as u64;
-        let mut bytes = Thrift { bytes: page.buffer(), at: 0 };
+        let mut bytes = Thrift::new(page.buffer());
         let fits = match &page {
             Page::DataPage { def_level_encoding, rep_level_encoding, .. } => {
                 let levels = [
@@ -146,8 +147,8 @@ struct Header {
     entries: i64,
 }
 
-/// The header at `at`, and its bytes; none where there is none before `end`.
-fn header(file: &mut File, at: u64, end: u64) -> Result<Option<(Header, u64)>, String> {
+/// The header at `at`, and its bytes.
+fn header(file: &mut File, at: u64, end: u64) -> Result<(Header, u64), String> {
     let mut window = WINDOW as u64;
     loop {
         let mut bytes = Vec::new();
@@ -155,91 +156,146 @@ fn header(file: &mut File, at: u64, end: u64) -> Result<Option<(Header, u64)>, S
             .seek(SeekFrom::Start(at))
             .and_then(|_| file.by_ref().take(window.min(end - at)).read_to_end(&mut bytes));
         read.map_err(|error| format!("cannot be read: {error}"))?;
-        let mut thrift = Thrift { bytes: &bytes, at: 0 };
+        let mut thrift = Thrift::new(&bytes);
         if let Some(page) = thrift.page() {
-            return Ok(Some((page, thrift.at as u64)));
+            return Ok((page, thrift.at() as u64));
         }
         if window >= end - at {
-            return Ok(None);
+            return Err(format!("there is no page's header at byte {at}"));
         }
         window *= 16;
     }
 }
 
-/// Thrift's compact protocol, as far as headers go
-/// (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>).
-struct Thrift<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
+const STATISTICS: Shape = Shape(&[
+    (1, BINARY, 0, None),
+    (2, BINARY, 0, None),
+    (3, I64, 0, None),
+    (4, I64, 0, None),
+    (5, BINARY, 0, None),
+    (6, BINARY, 0, None),
+    (7, TRUTH, 0, None),
+    (8, TRUTH, 0, None),
+]);
+const PLAIN: u8 = 1;
+const COMPRESSED: u8 = 2;
+const VALUES_OF_PAGE: u8 = 3;
+const ENCODING: u8 = 4;
+const ENTRIES: u8 = 5;
+/// `PageHeader` of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>.
+const PAGE: Shape = Shape(&[
+    (1, I32, 0, None),
+    (2, I32, PLAIN, None),
+    (3, I32, COMPRESSED, None),
+    (4, I32, 0, None),
+    (
+        5,
+        STRUCTURE,
+        0,
+        Some(&Shape(&[
+            (1, I32, VALUES_OF_PAGE, None),
+            (2, I32, ENCODING, None),
+            (3, I32, 0, None),
+            (4, I32, 0, None),
+            (5, STRUCTURE, 0, Some(&STATISTICS)),
+        ])),
+    ),
+    (6, STRUCTURE, 0, None),
+    (7, STRUCTURE, 0, Some(&Shape(&[(1, I32, ENTRIES, None), (2, I32, 0, None), (3, TRUTH, 0, None)]))),
+    (
+        8,
+        STRUCTURE,
+        0,
+        Some(&Shape(&[
+            (1, I32, VALUES_OF_PAGE, None),
+            (2, I32, 0, None),
+            (3, I32, 0, None),
+            (4, I32, ENCODING, None),
+            (5, I32, 0, None),
+            (6, I32, 0, None),
+            (7, TRUTH, 0, None),
+            (8, STRUCTURE, 0, Some(&STATISTICS)),
+        ])),
+    ),
+]);
 
-/// Structures and lists within one another.
-const DEEPEST: usize = 32;
-/// A structure's type.
-const STRUCTURE: u8 = 12;
+const CHILDREN: u8 = 1;
+const UNIT: Shape = Shape(&[(1, STRUCTURE, 0, None), (2, STRUCTURE, 0, None), (3, STRUCTURE, 0, None)]);
+const TIME: Shape = Shape(&[(1, TRUTH, 0, None), (2, STRUCTURE, 0, Some(&UNIT))]);
+const LOGICAL: Shape = Shape(&[
+    (5, STRUCTURE, 0, Some(&Shape(&[(1, I32, 0, None), (2, I32, 0, None)]))),
+    (7, STRUCTURE, 0, Some(&TIME)),
+    (8, STRUCTURE, 0, Some(&TIME)),
+    (10, STRUCTURE, 0, Some(&Shape(&[(1, I8, 0, None), (2, TRUTH, 0, None)]))),
+    (16, STRUCTURE, 0, Some(&Shape(&[(1, I8, 0, None)]))),
+    (17, STRUCTURE, 0, Some(&Shape(&[(1, BINARY, 0, None)]))),
+    (18, STRUCTURE, 0, Some(&Shape(&[(1, BINARY, 0, None), (2, I32, 0, None)]))),
+]);
+/// `SchemaElement` there.
+const ELEMENT: Shape = Shape(&[
+    (1, I32, 0, None),
+    (2, I32, 0, None),
+    (3, I32, 0, None),
+    (4, BINARY, 0, None),
+    (5, I32, CHILDREN, None),
+    (6, I32, 0, None),
+    (7, I32, 0, None),
+    (8, I32, 0, None),
+    (9, I32, 0, None),
+    (10, STRUCTURE, 0, Some(&LOGICAL)),
+]);
 
 impl Thrift<'_> {
-    /// `FileMetaData` of <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>.
-    fn description(&mut self) -> Option<()> {
-        let mut id = 0;
-        while let Some(kind) = self.field(&mut id)? {
-            match (id, kind) {
-                (2, 9) => self.schema()?,
-                _ => self.skip(kind, DEEPEST)?,
-            }
-        }
-        Some(())
-    }
-
-    /// Elements none of which has more children than there are elements.
-    fn schema(&mut self) -> Option<()> {
-        let (kind, count) = self.list()?;
-        for _ in 0..count {
-            if kind != STRUCTURE {
-                return None;
-            }
-            let (_, children) = self.numbers(5)?;
-            u64::try_from(children).ok().filter(|children| *children <= count)?;
-        }
-        Some(())
-    }
-
-    /// The type of a list's elements, and their number.
-    fn list(&mut self) -> Option<(u8, u64)> {
-        let byte = self.byte()?;
-        let count = if byte >> 4 == 15 { self.unsigned()? } else { u64::from(byte >> 4) };
-        Some((byte & 15, count))
-    }
-
     fn page(&mut self) -> Option<Header> {
         let mut page = Header::default();
-        let mut id = 0;
-        while let Some(kind) = self.field(&mut id)? {
-            match (id, kind) {
-                (2, 5) => page.plain = self.number()?,
-                (3, 5) => page.compressed = self.number()?,
-                (5, 12) => (page.values, page.encoding) = self.numbers(2)?,
-                (8, 12) => (page.values, page.encoding) = self.numbers(4)?,
-                (7, 12) => (page.entries, _) = self.numbers(2)?,
-                _ => self.skip(kind, DEEPEST)?,
-            }
-        }
+        self.structure(&PAGE, &mut |mark, number| match mark {
+            PLAIN => page.plain = number,
+            COMPRESSED => page.compressed = number,
+            VALUES_OF_PAGE => page.values = number,
+            ENCODING => page.encoding = number,
+            _ => page.entries = number,
+        })?;
         Some(page)
     }
 
-    /// Of a structure the first field, the count of values in every kind of page, and the field `second`, whole numbers
-    /// both.
-    fn numbers(&mut self, second: i64) -> Option<(i64, i64)> {
-        let mut id = 0;
-        let mut found = (0, 0);
+    /// `FileMetaData`: a version, the schema, and what the library holds against the bytes by itself.
+    fn description(&mut self) -> Option<()> {
+        let (mut id, mut seen) = (0, 0);
         while let Some(kind) = self.field(&mut id)? {
+            seen += 1;
             match (id, kind) {
-                (1, 5) => found.0 = self.number()?,
-                (id, 5) if id == second => found.1 = self.number()?,
-                _ => self.skip(kind, DEEPEST)?,
+                // as every writer has it: what comes before the schema is read in one way alone
+                (1, I32) if seen == 1 => self.number().map(|_| ())?,
+                (2, LIST) if seen == 2 => self.schema()?,
+                (3.., _) if seen > 2 => self.skip(kind, DEEPEST)?,
+                _ => return None,
             }
         }
-        Some(found)
+        Some(())
+    }
+
+    /// Elements, each before its children: none has more of them than there are elements, and they are not nested so deep
+    /// that the library's stack ends.
+    fn schema(&mut self) -> Option<()> {
+        let (kind, count) = self.list()?;
+        // children that are still to come, of each element that has some
+        let mut open: Vec<u64> = Vec::new();
+        for _ in 0..count {
+            let mut children = 0;
+            self.structure(if kind == STRUCTURE { &ELEMENT } else { return None }, &mut |_, number| {
+                children = number;
+            })?;
+            let children = u64::try_from(children).ok().filter(|children| *children <= count)?;
+            while open.pop_if(|left| *left == 0).is_some() {}
+            if let Some(left) = open.last_mut() {
+                *left -= 1;
+            }
+            open.push(children);
+            if open.len() > DEEPEST {
+                return None;
+            }
+        }
+        Some(())
     }
 
     /// Goes over the levels of `count` values, of up to `most`.
@@ -248,7 +304,7 @@ impl Thrift<'_> {
         match encoding {
             _ if bits == 0 => Some(()),
             Encoding::RLE => {
-                let length = self.bytes.get(self.at..)?.first_chunk::<4>()?;
+                let length = self.rest().first_chunk::<4>()?;
                 self.forward(4 + u64::from(u32::from_le_bytes(*length)))
             }
             _ => self.forward(count.checked_mul(bits)?.div_ceil(8)),
@@ -266,96 +322,47 @@ impl Thrift<'_> {
         let mut left = count.saturating_sub(1);
         while left > 0 {
             self.unsigned()?;
-            let widths = self.at;
+            let widths = self.rest();
             self.forward(small_blocks)?;
-            for small in 0..small_blocks as usize {
+            for width in &widths[..small_blocks as usize] {
                 if left == 0 {
                     break;
                 }
-                self.forward(values.checked_mul(u64::from(*self.bytes.get(widths + small)?))? / 8)?;
+                self.forward(values.checked_mul(u64::from(*width))? / 8)?;
                 left = left.saturating_sub(values);
             }
         }
         Some(())
     }
+}
 
-    /// The type of the next field, whose number follows that of the one before; none at the end of a structure.
-    fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
-        let byte = self.byte()?;
-        let kind = byte & 15;
-        if kind == 0 {
-            return Some(None);
-        }
-        *id = match byte >> 4 {
-            0 => self.number()?,
-            more => id.checked_add(i64::from(more))?,
-        };
-        Some(Some(kind))
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::check_footer;
+
+    /// A file whose schema is a group with `children`, `depth` more of one child each, and a text.
+    fn written(children: u8, depth: usize) -> std::fs::File {
+        let group = |children: u8| [0x48, 1, b'g', 0x15, 2 * children, 0];
+        let mut elements = group(children).to_vec();
+        (0..depth).for_each(|_| elements.extend(group(1)));
+        elements.extend([0x15, 12, 0x38, 1, b't', 0]);
+        let count = depth + 2;
+        let mut footer = vec![0x15, 2, 0x19, 0xfc, count as u8 | 128, (count >> 7) as u8];
+        footer.extend(elements);
+        footer.push(0);
+        let mut file = tempfile::tempfile().unwrap();
+        let length = (footer.len() as u32).to_le_bytes();
+        file.write_all(&[b"PAR1", &footer[..], &length, b"PAR1"].concat()).unwrap();
+        file
     }
 
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn unsigned(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 127) << shift;
-            if byte < 128 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn number(&mut self) -> Option<i64> {
-        let value = self.unsigned()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    fn forward(&mut self, bytes: u64) -> Option<()> {
-        self.at = usize::try_from(bytes).ok()?.checked_add(self.at).filter(|at| *at <= self.bytes.len())?;
-        Some(())
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        let depth = depth.checked_sub(1)?;
-        match kind {
-            // a truth value is the type itself
-            1 | 2 => Some(()),
-            3 => self.forward(1),
-            4..=6 => self.unsigned().map(|_| ()),
-            7 => self.forward(8),
-            8 => self.unsigned().and_then(|length| self.forward(length)),
-            9 | 10 => {
-                let (kind, count) = self.list()?;
-                (0..count).try_for_each(|_| self.element(kind, depth))
-            }
-            11 => {
-                let count = self.unsigned()?;
-                let kinds = if count > 0 { self.byte()? } else { 0 };
-                (0..count).try_for_each(|_| {
-                    self.element(kinds >> 4, depth)?;
-                    self.element(kinds & 15, depth)
-                })
-            }
-            12 => {
-                let mut id = 0;
-                while let Some(kind) = self.field(&mut id)? {
-                    self.skip(kind, depth)?;
-                }
-                Some(())
-            }
-            13 => self.forward(16),
-            _ => None,
-        }
-    }
-
-    /// In a list a truth value takes a byte.
-    fn element(&mut self, kind: u8, depth: usize) -> Option<()> {
-        if kind == 1 || kind == 2 { self.forward(1) } else { self.skip(kind, depth) }
+    #[test]
+    fn a_schema_is_no_deeper_and_no_wider_than_the_library_can_bear() {
+        assert_eq!(check_footer(&mut written(1, 20)), Ok(()));
+        // more groups within one another end the library's stack, more children than elements its memory
+        check_footer(&mut written(1, 5000)).unwrap_err();
+        check_footer(&mut written(60, 20)).unwrap_err();
     }
 }
