@@ -310,6 +310,14 @@ fn rotary_positions_beyond_the_trained_length_are_told() {
     case.task = "kind = \"causal-lm\"\npacking = false\nmax_length = 80".to_owned();
     let (loss, said) = case.loss(&files);
     said.must_have(&["up to 71 tokens", "trained on 64 (max_position_embeddings)"]);
+    case.method += "\n[[method]]\nname = \"ln-tuning\"";
+    let (said, record) = case.run(&files).unwrap();
+    assert_eq!(
+        said.matches("warning: texts have up to 71 tokens").count(),
+        1,
+        "once for all methods: {said}"
+    );
+    assert_eq!(record.warnings.iter().filter(|warning| warning.contains("trained on 64")).count(), 1);
     let (longer, said) = case.loss(&files.with("max_position_embeddings", 4096.into()));
     assert_eq!(loss, longer);
     assert!(!said.contains("max_position_embeddings"), "{said}");

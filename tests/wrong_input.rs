@@ -69,6 +69,14 @@ fn settings() {
         &["q_proj", "attention.self.query", "output.dense"],
     );
     refused(|_, t| t.replace("steps = 2", "steps = 0"), &["steps is 0"]);
+    // its projected weights would be AdamW's all the same
+    refused(
+        |_, t| {
+            t.replace("\"lora\"", "\"galore\"")
+                .replace("[training]", "[training]\noptimizer = { name = \"sgd\" }")
+        },
+        &["`galore` keeps AdamW's moments", "optimizer = { name = \"adamw\" }"],
+    );
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"cuda:0\""), &["cuda:0", "device = \"cpu\""]);
     refused(|_, t| t.replace("device = \"cpu\"", "device = \"tpu\""), &["tpu", "cpu, cuda:0 or auto"]);
     let search = |grid: &str| {

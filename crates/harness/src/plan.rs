@@ -14,6 +14,7 @@ use crate::attach::parameters;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{Experiment, TrainingSpec};
+use crate::optimizer::OptimizerSpec;
 use crate::search::{Choice, SearchSpec};
 use crate::sizes;
 use crate::source::{ModelSource, TaskHead};
@@ -244,6 +245,16 @@ impl Plan {
             training.check().map_err(|message| {
                 HarnessError::input(path, format!("[training] of `{label}`: {message}"))
             })?;
+            if method.method.needs_adamw() && !matches!(training.optimizer, OptimizerSpec::AdamW { .. }) {
+                let name = method.method.card().name;
+                return Err(HarnessError::input(
+                    path,
+                    format!(
+                        "[training] of `{label}`: `{name}` keeps AdamW's moments, and optimizer is another; give the \
+                         method its own, training = {{ optimizer = {{ name = \"adamw\" }} }}"
+                    ),
+                ));
+            }
         }
         Ok(())
     }
@@ -298,7 +309,9 @@ impl Plan {
                     refused(format!("method `{}` on task `{}`: {reason}", spec.label, task.name))
                 })?;
                 let told = sizes::check_length(task, data, spec, outline, table).map_err(refused)?;
-                self.warnings[task_index].extend(told);
+                // most methods say the same
+                let known = &mut self.warnings[task_index];
+                known.extend(told.filter(|told| !known.contains(told)));
                 let parameters =
                     parameters(count.adapter, outline.head(), count.stored, count.buffers, outline.total());
                 places.push(Place { task_index, row, parameters });

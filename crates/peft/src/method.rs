@@ -174,6 +174,11 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
         true
     }
 
+    /// Whether what the method puts in the optimizer's place is built on AdamW, and goes with no other.
+    fn needs_adamw(&self) -> bool {
+        false
+    }
+
     /// The optimizer with what the method puts in its place for some parameters of `model`.
     fn optimizer(
         &self,
@@ -233,6 +238,8 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     fn learning_rate_factor(&self, parameter: &ParamInfo) -> f64;
     /// See [`Method::decays`].
     fn decays(&self, parameter: &ParamInfo) -> bool;
+    /// See [`Method::needs_adamw`].
+    fn needs_adamw(&self) -> bool;
     /// See [`Method::optimizer`].
     fn optimizer(
         &self,
@@ -292,6 +299,10 @@ impl<M: Method> DynMethod for M {
 
     fn decays(&self, parameter: &ParamInfo) -> bool {
         Method::decays(self, parameter)
+    }
+
+    fn needs_adamw(&self) -> bool {
+        Method::needs_adamw(self)
     }
 
     fn optimizer(

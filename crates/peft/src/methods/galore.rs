@@ -89,6 +89,10 @@ impl Method for GaLore {
         true
     }
 
+    fn needs_adamw(&self) -> bool {
+        true
+    }
+
     fn optimizer(
         &self,
         optimizer: ModuleOptimizer,

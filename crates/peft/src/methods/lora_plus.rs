@@ -1,7 +1,4 @@
-use burn::module::ParamGroup;
-use burn::optim::{ModuleOptimizer, Optimizer};
-use burn::tensor::{Device, Tensor};
-use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::params::ParamInfo;
 use peftlab_layers::{Initializer, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,8 +7,7 @@ use super::low_rank::{LowRank, QUERY_VALUE, lora_config};
 use crate::rank_patterns::{ALPHA_PATTERN, RANK_PATTERN};
 use crate::selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM};
 use crate::{
-    AdamConstants, AdamW, AdamWState, Card, Count, Family, Identity, MergeKind, Method, NotApplicable,
-    Outline, RankPatterns, Selection,
+    Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, RankPatterns, Selection,
 };
 
 /// LoRA+: LoRA with a larger learning rate for B than for A.
@@ -83,7 +79,7 @@ impl Method for LoraPlus {
         family: Family::Reparameterized,
         paper: "Hayou et al. 2024, arXiv 2402.12354",
         summary: "LoRA, y = x W + b + (α/r) drop(x) A B, with the learning rate η for A and λ η for B. As in its reference, \
-                  trained vectors, the biases of a task's head, go with B, updated by AdamW without weight decay.",
+                  trained vectors, the biases of a task's head, go with B, without weight decay.",
         identity: Identity::Exact,
         merge: MergeKind::Exact,
         not_for: "",
@@ -127,48 +123,11 @@ impl Method for LoraPlus {
         if is_b || is_vector(parameter) { self.ratio } else { 1.0 }
     }
 
-    fn optimizer(
-        &self,
-        optimizer: ModuleOptimizer,
-        constants: AdamConstants,
-        model: &Model,
-        _: &Outline,
-    ) -> ModuleOptimizer {
-        let infos = params::infos(model).into_iter();
-        let vectors: Vec<_> = infos.filter(|p| p.trained && is_vector(p)).map(|p| p.id).collect();
-        if vectors.is_empty() {
-            return optimizer;
-        }
-        let adamw = AdamConstants { weight_decay: 0.0, ..constants }.adamw();
-        optimizer.with_group(ParamGroup::from_ids(vectors), Undecayed { adamw, ratio: self.ratio }, None)
+    fn decays(&self, parameter: &ParamInfo) -> bool {
+        !is_vector(parameter)
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
         lora_config(&self.low_rank(), outline)
-    }
-}
-
-/// AdamW without weight decay at B's learning rate.
-#[derive(Clone)]
-struct Undecayed {
-    adamw: AdamW,
-    ratio: f64,
-}
-
-impl Optimizer for Undecayed {
-    type State<const D: usize> = AdamWState<D>;
-
-    fn step<const D: usize>(
-        &self,
-        learning_rate: f64,
-        tensor: Tensor<D>,
-        gradient: Tensor<D>,
-        state: Option<Self::State<D>>,
-    ) -> (Tensor<D>, Option<Self::State<D>>) {
-        self.adamw.step(learning_rate * self.ratio, tensor, gradient, state)
-    }
-
-    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
-        AdamW::to_device::<D>(state, device)
     }
 }
