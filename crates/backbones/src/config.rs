@@ -382,6 +382,9 @@ mod tests {
         let quiet = json!({ "model_type": "llama", "use_cache": true, "pretraining_tp": 2, "num_experts": 0,
             "sliding_window": null, "top_p": 0.9, "made_up": false });
         assert_eq!(check(&quiet), Ok(Vec::new()));
+        // what rope scaling reads beside its own table
+        let read = json!({ "model_type": "llama", "original_max_position_embeddings": 64 });
+        assert_eq!(check(&read), Ok(Vec::new()));
         let told = check(&json!({ "model_type": "llama", "made_up": 3 })).unwrap();
         assert!(told.len() == 1 && told[0].contains("made_up"), "{told:?}");
     }

@@ -17,7 +17,7 @@ use crate::rope::RopeConfig;
 use crate::{BackboneError, Head};
 
 /// The keys of a Hub `config.json` that [`LlamaConfig`] reads.
-pub(crate) const KEYS: [&str; 19] = [
+pub(crate) const KEYS: [&str; 20] = [
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -38,10 +38,11 @@ pub(crate) const KEYS: [&str; 19] = [
     "rope_scaling",
     "rope_parameters",
     "partial_rotary_factor",
+    "original_max_position_embeddings",
 ];
 
 /// Mistral's: a window, and no biases.
-pub(crate) const MISTRAL_KEYS: [&str; 18] = [
+pub(crate) const MISTRAL_KEYS: [&str; 19] = [
     "sliding_window",
     "hidden_size",
     "intermediate_size",
@@ -60,6 +61,7 @@ pub(crate) const MISTRAL_KEYS: [&str; 18] = [
     "rope_scaling",
     "rope_parameters",
     "partial_rotary_factor",
+    "original_max_position_embeddings",
 ];
 
 /// The keys of a Hub `config.json` that matter to the network.

@@ -202,9 +202,8 @@ mod tests {
             "type": "TemplateProcessing", "single": [{ "Sequence": { "id": "B", "type_id": 0 } }], "pair": [],
             "special_tokens": {},
         });
-        if let Ok(tokenizer) = Tokenizer::from_bytes(wrong.to_string().as_bytes()) {
-            tokenizer.encode("a").unwrap_err();
-        }
+        let tokenizer = Tokenizer::from_bytes(wrong.to_string().as_bytes()).unwrap();
+        tokenizer.encode("a").unwrap_err();
     }
 
     #[test]

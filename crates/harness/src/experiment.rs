@@ -230,7 +230,7 @@ impl TrainingSpec {
         self.optimizer.check()?;
         match self.max_grad_norm {
             Some(limit) if !(limit.is_finite() && limit > 0.0) => {
-                Err(format!("max_grad_norm is {limit}; it must be above 0, or absent"))
+                Err(format!("max_grad_norm is {limit}; it must be above 0 (1e38 clips nothing)"))
             }
             _ => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::kind;
+use super::{bytes, kind};
 use crate::TaskError;
 use crate::spec::TaskSpec;
 
@@ -26,10 +26,11 @@ pub(super) fn find(task: &TaskSpec, folder: &Path, name: &str) -> Result<Vec<Pat
             "holds no file of the split `{name}`, such as {name}-00000-of-00001.parquet or {name}.jsonl"
         ));
     };
-    if let Some(other) = found.iter().find(|path| kind(path) != kind(first)) {
+    let form = |path: &Path| (path.parent().map(Path::to_owned), kind(path), bytes::is_gzip(path));
+    if let Some(other) = found.iter().find(|path| form(path) != form(first)) {
         return error(format!(
-            "holds files of the split `{name}` of several kinds ({}, {}): the same rows twice? name the files, \
-             {name} = [..]",
+            "holds files of the split `{name}` of several kinds or in two folders ({}, {}): the same rows twice? name \
+             the files, {name} = [..]",
             first.display(),
             other.display()
         ));
@@ -63,6 +64,30 @@ fn numbered(path: &Path) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_may_hold_the_same_rows_are_refused() {
+        let task = "name = \"x\"\nkind = \"causal-lm\"\ntrain = \".\"\nvalidation = \"v\"\n";
+        let task: TaskSpec = toml::from_str(task).unwrap();
+        for (second, refused) in [
+            ("train-2.jsonl", false),
+            ("train.csv", true),
+            ("train.jsonl.gz", true),
+            ("data/train.jsonl", true),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("data")).unwrap();
+            for name in ["train.jsonl", second] {
+                std::fs::write(dir.path().join(name), "{}").unwrap();
+            }
+            let found = find(&task, dir.path(), "train");
+            assert_eq!(
+                found.is_err_and(|error| error.to_string().contains("the same rows twice")),
+                refused,
+                "{second}"
+            );
+        }
+    }
 
     #[test]
     fn a_missing_shard_is_found() {
