@@ -23,11 +23,16 @@ pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result
         return Ok((None, None));
     };
     let classes = &data.classes;
-    let place = |class: &String| names.iter().position(|name| name.trim().eq_ignore_ascii_case(class.trim()));
+    let place = |class: &String| {
+        let same = names.iter().position(|name| name == class);
+        same.or_else(|| names.iter().position(|name| name.trim().eq_ignore_ascii_case(class.trim())))
+    };
     let listed = names.join(", ");
     match classes.iter().map(place).collect::<Option<Vec<usize>>>() {
-        Some(rows) if rows.is_sorted() && rows.len() == names.len() => Ok((None, None)),
         Some(rows) if is_permutation(&rows) && rows.len() == names.len() => {
+            if rows.is_sorted() {
+                return Ok((None, None));
+            }
             let told = format!(
                 "the checkpoint's head has the classes in the order {listed} (id2label); its outputs were put into the \
                  task's order, {}",
@@ -143,6 +148,10 @@ mod tests {
     fn other_names_are_refused_and_numbers_told() {
         let names = json!({ "0": "negative", "1": "positive" });
         assert!(followed(&names, &["yes", "no"]).unwrap_err().contains("head = \"new\""));
+        // names that differ in their case alone are two
+        let cases = json!({ "0": "a", "1": "A" });
+        assert_eq!(followed(&cases, &["A", "a"]).unwrap().0, Some(vec![1, 0]));
+        assert!(followed(&json!({ "0": "a", "1": "b" }), &["a", "A"]).is_err());
         // a name less than the head has
         assert!(followed(&json!({ "0": "a", "1": "b", "2": "c" }), &["c", "b"]).is_err());
         let (rows, told) = followed(&names, &["0", "1"]).unwrap();
