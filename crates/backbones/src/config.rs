@@ -269,11 +269,11 @@ fn refusal(key: &str, value: &Value, config: &Map<String, Value>) -> Option<Stri
     })
 }
 
-/// Sums over a network of which none is known that has a hundredth of them.
+/// The most of all layers' widths together, and of weights: more than a hundred times what the largest networks have.
 const MOST_WIDTHS: usize = 1 << 28;
 const MOST_WEIGHTS: usize = 1 << 46;
 
-/// Sizes of which no network is known, and which would have a file ask for any amount of memory.
+/// Refuses sizes beyond those of any network: a file could ask for any amount of memory with them.
 pub(crate) fn check_sizes(dimensions: &Dimensions) -> Result<(), BackboneError> {
     let &Dimensions { layers, hidden, feed_forward, heads, key_heads, head, vocabulary, positions, .. } =
         dimensions;
@@ -305,7 +305,7 @@ pub(crate) fn check_sizes(dimensions: &Dimensions) -> Result<(), BackboneError> 
     }
 }
 
-/// Shares of values that are dropped, by their keys; the rest is divided by what is left.
+/// Refuses dropout probabilities, given with their keys, that are none or that leave nothing.
 pub(crate) fn check_dropout(shares: &[(&str, f64)]) -> Result<(), BackboneError> {
     match shares.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
         Some((key, share)) => {

@@ -114,7 +114,7 @@ impl Backbone for Roberta {
 
     fn dimensions(&self) -> Dimensions {
         let dimensions = self.roberta.encoder.dimensions;
-        // those up to the padding token's id are no token's
+        // positions count from behind the padding token's id: those up to it are never a token's
         let taken = self.roberta.padding_token as usize + 1;
         Dimensions { positions: dimensions.positions.saturating_sub(taken), ..dimensions }
     }
