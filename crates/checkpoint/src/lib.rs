@@ -4,6 +4,7 @@
 //! promises more than the file holds, is an error that says so.
 
 mod gguf;
+mod growth;
 mod guard;
 mod resolve;
 mod safetensors;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::{EncodeInput, Encoding, TruncationParams};
 
 use crate::CheckpointError;
+use crate::growth;
 use crate::guard::guarded;
 
 /// A tokenizer that does what it is asked and nothing else: the truncation and padding that a `tokenizer.json`
@@ -30,6 +31,10 @@ impl Tokenizer {
     /// # Errors
     /// Where it is not one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        // what is no JSON the library refuses by itself
+        if let Some(reason) = serde_json::from_slice(bytes).ok().as_ref().and_then(growth::refusal) {
+            return Err(reason);
+        }
         let read = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?;
         Self::new(read.map_err(|error| format!("is no tokenizer.json: {error}"))?)
     }

@@ -45,6 +45,11 @@ impl Encode<'_> {
                     Fate::Cut => self.counts.cut += 1,
                     Fate::Kept => {}
                 }
+                if encoding.get_ids().is_empty() {
+                    let message = "the tokenizer makes no token of its text; leave the row out, or name the network's own \
+                                   tokenizer in [model]";
+                    return Err(at(self.task, file, row, message));
+                }
                 examples.push(example(encoding, target));
             }
         }

@@ -210,8 +210,13 @@ struct VbLoraAdapter {
 
 /// The mixture of vectors that each of `logits` `[rows, columns, N]` stands for, `[rows, columns, b]`.
 fn mix(logits: Tensor<3>, bank: &Tensor<2>, k: usize) -> Tensor<3> {
-    let [rows, columns, _] = logits.dims();
+    let [rows, columns, count] = logits.dims();
     let [_, length] = bank.dims();
+    if k == count {
+        // all are chosen, and Burn chooses no more than all but one
+        let weights = softmax(logits, 2).reshape([rows * columns, count]);
+        return weights.matmul(bank.clone()).reshape([rows, columns, length]);
+    }
     let chosen = logits.clone().detach().argtopk(k, 2);
     let weights = softmax(logits.gather(2, chosen.clone()), 2);
     let vectors = bank.clone().select(0, chosen.reshape([rows * columns * k]));
