@@ -78,8 +78,15 @@ impl Encode<'_> {
     pub(crate) fn chat(&self, file: &File, row: &Row, column: &Column) -> Result<Conversation, TaskError> {
         let wrong = |what: String| at(self.task, file, row, &format!("column `{column}`: {what}"));
         let value = cell(self.task, file, row, column)?;
-        let messages =
-            value.as_array().ok_or_else(|| wrong(format!("holds no list of turns but {}", shown(value))))?;
+        let messages = value.as_array().ok_or_else(|| {
+            let remedy = match value {
+                Value::String(_) => {
+                    "JSON within a text is not read: write the list itself, in JSON or Parquet"
+                }
+                _ => "write a list of objects with a role and a content, or leave the row out",
+            };
+            wrong(format!("holds no list of turns but {}; {remedy}", shown(value)))
+        })?;
         let mut conversation = Conversation::default();
         for (i, message) in messages.iter().enumerate() {
             let Turn { role, content, trained } =

@@ -3,7 +3,8 @@
 use peftlab_metrics::Metric;
 
 use crate::TaskError;
-use crate::spec::{TaskKind, TaskSpec, Template};
+use crate::labels::same_number;
+use crate::spec::{Columns, SplitSpec, TaskKind, TaskSpec, Template, TooLong};
 
 /// Far above what any network reads; a length is allocated before a network could refuse it.
 const LONGEST: usize = 1 << 24;
@@ -16,7 +17,14 @@ impl TaskSpec {
             return refuse(format!("max_length is {}; it must be from 2 to {LONGEST}", self.max_length));
         }
         if let Some(key) = self.foreign_key() {
-            return refuse(format!("{key} is not for {} tasks; take the key out", self.kind.name()));
+            let on_turns = match (self.kind, &self.columns.messages) {
+                (TaskKind::Instruction, Some(_)) => " on turns",
+                _ => "",
+            };
+            return refuse(format!(
+                "{key} is not for {} tasks{on_turns}; take the key out",
+                self.kind.name()
+            ));
         }
         if self.columns.messages.is_some() && self.template != Template::Chat {
             return refuse("columns.messages holds chat turns; set template = \"chat\", too".to_owned());
@@ -27,6 +35,11 @@ impl TaskSpec {
             }
             if let Some((_, name)) = labels.iter().enumerate().find(|(i, name)| labels[..*i].contains(name)) {
                 return refuse(format!("labels: `{name}` stands twice; name each class once"));
+            }
+            if let Some((one, other)) = same_number(labels) {
+                return refuse(format!(
+                    "labels: `{one}` and `{other}` are the same number; name each class once"
+                ));
             }
         }
         if let Some([low, high]) = self.range
@@ -57,7 +70,21 @@ impl TaskSpec {
     fn foreign_key(&self) -> Option<&'static str> {
         use TaskKind::{CausalLm, Classification, Instruction, Regression};
         let sequences = [Classification, Regression].contains(&self.kind);
+        let (columns, default) = (&self.columns, Columns::default());
+        let fields = self.kind == Instruction && columns.messages.is_none();
+        let packs = self.kind == CausalLm && self.packing;
+        let files = [Some(&self.train), Some(&self.validation), self.test.as_ref()];
+        let reads = !files.into_iter().flatten().all(|split| matches!(split, SplitSpec::Random(_)));
         let keys = [
+            ("columns.text", columns.text != default.text, sequences || self.kind == CausalLm),
+            ("columns.label", columns.label != default.label, sequences),
+            ("columns.instruction", columns.instruction != default.instruction, fields),
+            ("columns.input", columns.input != default.input, fields),
+            ("columns.output", columns.output != default.output, fields),
+            ("too_long with packing, which cuts no text,", self.too_long != TooLong::Cut, !packs),
+            ("header = false", !self.header, reads),
+            ("quotes", self.quotes.is_some(), reads),
+            ("unescape", self.unescape, reads),
             ("labels", self.labels.is_some(), self.kind == Classification),
             ("range", self.range.is_some(), self.kind == Regression),
             ("packing = false", !self.packing, self.kind == CausalLm),

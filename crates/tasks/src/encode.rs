@@ -73,6 +73,7 @@ impl TaskSpec {
             same_rows(&self.name, &earlier, name, &rows.files)?;
             if self.kind == TaskKind::Classification && encoded.is_empty() {
                 classes = labels::classes(self, &rows.files)?;
+                labels::check_metrics(self, &metrics, &classes)?;
             }
             if read.is_empty() {
                 warnings.extend(self.check_end(encoder)?);
@@ -89,6 +90,7 @@ impl TaskSpec {
             .map(|(encoded, counts)| (counts.name.as_str(), std::mem::take(&mut encoded.contents)))
             .collect();
         warnings.extend(duplicates(&contents));
+        warnings.extend(labels::unlearnt(&classes, &encoded[0].split));
         let mut encoded: Vec<Split> = encoded.into_iter().map(|encoded| encoded.split).collect();
         let digest = digest(&encoded);
         let test = (encoded.len() > 2).then(|| encoded.remove(2));
@@ -210,11 +212,7 @@ pub(crate) fn cell<'a>(
     column: &Column,
 ) -> Result<&'a Value, TaskError> {
     row.get(column).ok_or_else(|| {
-        let named = row.cells.keys().filter(|name| name.parse::<usize>().is_err());
-        let mut names: Vec<&str> = named.map(String::as_str).collect();
-        if names.is_empty() {
-            names = row.cells.keys().map(String::as_str).collect();
-        }
+        let names: Vec<&str> = row.cells.keys().map(String::as_str).collect();
         let message =
             format!("there is no column `{column}`; there are {} (set columns = {{ .. }})", names.join(", "));
         at(task, file, row, &message)

@@ -8,7 +8,7 @@ use crate::chat::{check_marks, turn};
 use crate::counts::{Fate, TOO_LONG};
 use crate::encode::{Encode, at, cell, shown};
 use crate::read::{File, Row};
-use crate::spec::{Columns, OUTSIDE_TEMPLATE, TaskKind, TaskSpec, Template};
+use crate::spec::{Columns, TaskKind, TaskSpec, Template};
 use crate::tokens::{end, tokens};
 use crate::{Example, Target, TaskError};
 
@@ -112,8 +112,10 @@ impl Encode<'_> {
     }
 
     fn conversation(&self, file: &File, row: &Row) -> Result<Conversation, TaskError> {
-        let unused = OUTSIDE_TEMPLATE.into_iter().find(|name| {
-            let known = self.task.read_columns().iter().any(|column| column.to_string() == *name);
+        let unused = self.task.outside_template().find(|name| {
+            let mut read = self.task.read_columns();
+            read.extend(self.task.optional_columns());
+            let known = read.iter().any(|column| column.to_string() == *name);
             !known && row.cells.get(*name).is_some_and(is_filled)
         });
         if let Some(name) = unused {

@@ -1,13 +1,14 @@
 //! Classes by their names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
+use peftlab_metrics::Metric;
 use serde_json::Value;
 
-use crate::TaskError;
 use crate::encode::{at, cell};
 use crate::read::{File, Row};
 use crate::spec::TaskSpec;
+use crate::{Split, Target, TaskError};
 
 /// Above this, 64-bit floats do not hold every integer.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -99,6 +100,53 @@ pub(crate) fn classes(task: &TaskSpec, train: &[File]) -> Result<Vec<String>, Ta
         );
     }
     Ok(found.iter().map(ToString::to_string).collect())
+}
+
+/// Refuses a metric that is not defined for as many classes.
+pub(crate) fn check_metrics(
+    task: &TaskSpec,
+    metrics: &[Metric],
+    classes: &[String],
+) -> Result<(), TaskError> {
+    match metrics.contains(&Metric::F1) && classes.len() > 2 {
+        false => Ok(()),
+        true => Err(TaskError::new(
+            &task.name,
+            "[[task]]",
+            format!(
+                "metrics: `f1` is that of the second of two classes, and there are {}; take `macro-f1`",
+                classes.len()
+            ),
+        )),
+    }
+}
+
+/// A sentence on classes that stand nowhere in the training set.
+pub(crate) fn unlearnt(classes: &[String], train: &Split) -> Option<String> {
+    let learnt: HashSet<usize> = train
+        .examples
+        .iter()
+        .filter_map(|example| match example.target {
+            Target::Class(class) => Some(class),
+            _ => None,
+        })
+        .collect();
+    let missing = classes.iter().enumerate().filter(|(class, _)| !learnt.contains(class));
+    let missing: Vec<&str> = missing.map(|(_, name)| name.as_str()).collect();
+    (!missing.is_empty()).then(|| {
+        let names = missing[..missing.len().min(20)].join(", ");
+        format!("train: no row is of the class {names} ({} of {})", missing.len(), classes.len())
+    })
+}
+
+/// Two names that a label may mean both, such as `1` and `1.0`.
+pub(crate) fn same_number(names: &[String]) -> Option<(&str, &str)> {
+    let number = |name: &String| integer(&Value::from(name.as_str()));
+    names.iter().enumerate().find_map(|(i, name)| {
+        let own = number(name)?;
+        let other = names[..i].iter().find(|other| number(other) == Some(own))?;
+        Some((other.as_str(), name.as_str()))
+    })
 }
 
 /// The label as a number from 0.

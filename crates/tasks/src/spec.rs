@@ -146,7 +146,11 @@ pub enum Template {
 
 /// Where a split's rows are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "give a file or folder (\"train.tsv\"), a list of them, { path = \"..\", skip = 0, take = 100 } with no \
+                 other keys, or { random_rows = 8 }"
+)]
 pub enum SplitSpec {
     /// A file, or a folder with the split's shards as on the Hub.
     Path(PathBuf),
@@ -193,7 +197,7 @@ impl SplitSpec {
 
 /// A column, by its name or its place from 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "give a column's name, or its place from 0")]
 pub enum Column {
     /// Its place.
     Index(usize),
@@ -272,9 +276,31 @@ impl TaskSpec {
 
     /// Whether a column of this name is no part of the template, and changes what the model should see.
     pub(crate) fn looks_at(&self, name: &str) -> bool {
-        self.kind == TaskKind::Instruction && OUTSIDE_TEMPLATE.contains(&name)
+        self.kind == TaskKind::Instruction && self.outside_template().any(|own| own == name)
+    }
+
+    /// Columns that hold a part of the prompt for which the template has no place.
+    pub(crate) fn outside_template(&self) -> impl Iterator<Item = &'static str> {
+        let fields = self.columns.messages.is_none();
+        OUTSIDE_TEMPLATE.into_iter().chain(fields.then_some("context"))
     }
 }
 
-/// Columns of Alpaca-like and ShareGPT-like files that hold a part of the prompt (LLaMA-Factory's `data/README.md`).
-pub(crate) const OUTSIDE_TEMPLATE: [&str; 4] = ["system", "history", "tools", "functions"];
+/// Such columns of Alpaca-like and ShareGPT-like files (LLaMA-Factory's `data/README.md`), of OpenOrca
+/// (`system_prompt`), and of files with pictures and sounds; Dolly has `context` besides.
+const OUTSIDE_TEMPLATE: [&str; 14] = [
+    "system",
+    "system_prompt",
+    "system_message",
+    "history",
+    "chat_history",
+    "tools",
+    "functions",
+    "documents",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+];

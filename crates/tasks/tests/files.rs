@@ -126,6 +126,8 @@ fn tables_are_read_as_they_are_written() {
         ("t.csv", "\u{feff}\"text\",\"label\"\r\n\"good film\",1\r\n\r\nbad,0"),
         ("t.tsv", "label\ttext\n1\tgood film\n0\tbad\n"),
         ("t.csv", "text,label,note,note\ngood film,1.0,x,y\nbad,0.0,x,y\n"),
+        // a mark within a field that none opens
+        ("t.csv", "text,label,size\ngood film,1,5\"\nbad,0,7\"\n"),
     ] {
         assert_eq!(rows(&load(name, text.as_bytes(), CLASSES).unwrap()), wanted, "{text}");
     }
@@ -133,10 +135,124 @@ fn tables_are_read_as_they_are_written() {
     refused("t.tsv", "text,label\ngood,1\n", CLASSES, &["one column", "','"]);
     refused("t.csv", "text,label,text\ngood,1,bad\n", CLASSES, &["two columns `text`"]);
     refused("t.csv", "text,label\n\"good,1\nbad,0\na,1\n", CLASSES, &["line 2", "none closes it"]);
+    for field in ["\"a \"good\" film\"", "\"a \\\"good\\\"\""] {
+        let text = format!("text,label\nbad,0\n{field},1\n");
+        refused("t.csv", text, CLASSES, &["line 3", "goes on behind", "quotes = false"]);
+    }
     refused("t.csv", "text,label\ngood,1,2\n", CLASSES, &["line 2", "3 columns"]);
     refused("t.csv", b"text,label\ncaf\xe9,1\n", CLASSES, &["line 2", "not UTF-8", "Latin-1"]);
     refused("t.csv", b"\xff\xfet\0e\0", CLASSES, &["UTF-16"]);
     refused("t.csv", "text,label\ngood,\nbad,1\n", CLASSES, &["row 2", "no label"]);
+}
+
+#[test]
+fn a_columns_place_is_not_its_name() {
+    // as pandas writes a frame without names
+    for (columns, text) in [
+        ("text = 1, label = 2", ",0,1\n7,good film,1\n8,bad,0\n"),
+        ("text = 0, label = 1", "1,0\ngood film,1\nbad,0\n"),
+        ("text = \"1\", label = \"0\"", "1,0\ngood film,1\nbad,0\n"),
+        ("text = 0, label = \"0\"", "1,0\ngood film,1\nbad,0\n"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("t.csv"), text).unwrap();
+        std::fs::write(dir.path().join("v.csv"), text.replace("film", "a")).unwrap();
+        let task = format!(
+            "name = \"x\"\ntrain = \"t.csv\"\nvalidation = \"v.csv\"\n{CLASSES}columns = {{ {columns} }}"
+        );
+        let data = toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), &encoder()).unwrap();
+        assert_eq!(rows(&data), [(vec![3, 5], 1), (vec![4], 0)], "{columns}");
+    }
+    let missing = format!("{CLASSES}columns = {{ text = 0 }}");
+    refused(
+        "t.json",
+        "{\"0\": \"a\", \"label\": 1}\n{\"0\": \"a\", \"label\": 0}",
+        &missing,
+        &["no column `0`"],
+    );
+}
+
+#[test]
+fn what_may_not_be_meant_in_a_table_is_told() {
+    for (name, text, keys, part) in [
+        ("t.tsv", "text\nyes\n\n\nno\n", TEXT.to_owned(), "2 empty lines are left out"),
+        (
+            "t.tsv",
+            "text\n\"a \"\"good\"\" film\"\n",
+            TEXT.to_owned(),
+            "1 fields stand between quotation marks",
+        ),
+        ("t.tsv", "text\n\"good\" \"bad\"\n", TEXT.to_owned(), ""),
+        ("t.tsv", "text\nno\n", TEXT.to_owned(), ""),
+    ] {
+        let data = load(name, text.as_bytes(), &keys).unwrap();
+        match part {
+            "" => assert_eq!(data.warnings, Vec::<String>::new()),
+            part => assert!(data.warnings.iter().any(|told| told.contains(part)), "{:?}", data.warnings),
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("t.csv"), "bad,0\ngood,1\nbad,0\n").unwrap();
+    std::fs::write(dir.path().join("v.csv"), "a,0\nyes,1\n").unwrap();
+    let task = format!(
+        "name = \"x\"\ntrain = \"t.csv\"\nvalidation = \"v.csv\"\n{CLASSES}columns = {{ text = 0, label = 1 }}"
+    );
+    let data = toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), &encoder()).unwrap();
+    let told = data.warnings.iter().any(|told| told.contains("(bad, 0)") && told.contains("header = false"));
+    assert!(told, "{:?}", data.warnings);
+}
+
+#[test]
+fn classes_that_a_metric_or_the_training_set_lacks_are_told() {
+    let three =
+        "{\"text\": \"a\", \"label\": 0}\n{\"text\": \"a\", \"label\": 1}\n{\"text\": \"a\", \"label\": 2}\n";
+    refused(
+        "t.jsonl",
+        three,
+        &format!("{CLASSES}metrics = [\"f1\"]"),
+        &["`f1`", "there are 3", "`macro-f1`"],
+    );
+    refused("t.jsonl", three, &format!("{CLASSES}labels = [\"0\", \"1\", \"1.0\"]"), &["same number"]);
+    let data = load("t.jsonl", three.as_bytes(), &format!("{CLASSES}labels = [\"0\", \"1\", \"2\", \"3\"]"));
+    let told = data.unwrap().warnings;
+    assert!(told.iter().any(|told| told.contains("no row is of the class 3 (1 of 4)")), "{told:?}");
+}
+
+#[test]
+fn parts_of_a_prompt_outside_the_template_are_refused() {
+    for (column, keys, kept) in [
+        ("system_prompt", ALPACA.to_owned(), false),
+        ("context", ALPACA.to_owned(), false),
+        ("context", format!("{ALPACA}columns = {{ input = \"context\" }}"), true),
+        ("images", ALPACA.to_owned(), false),
+        ("system_prompt", CHAT.to_owned(), false),
+        // beside turns it may be anything
+        ("context", CHAT.to_owned(), true),
+        ("category", ALPACA.to_owned(), true),
+    ] {
+        let turns = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "yes" }]);
+        let row = json!({ "instruction": "?", "output": "yes", "messages": turns, column: "film" });
+        // a second row, as in all files but the smallest
+        let rows = json!([row, row]).to_string();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("t.json"), &rows).unwrap();
+        std::fs::write(dir.path().join("v.json"), &rows).unwrap();
+        let task = format!("name = \"x\"\ntrain = \"t.json\"\nvalidation = \"v.json\"\n{keys}");
+        match toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), &encoder()) {
+            Ok(_) => assert!(kept, "{column}"),
+            Err(error) => {
+                assert!(!kept && error.to_string().contains(&format!("`{column}` holds a part")), "{error}")
+            }
+        }
+    }
+    let text = json!({ "messages": "[{\"role\": \"user\"}]" }).to_string();
+    refused("t.jsonl", text, CHAT, &["JSON within a text is not read"]);
+}
+
+#[test]
+fn a_text_without_a_token_is_refused() {
+    let text = "{\"text\": \"\", \"label\": 1}\n{\"text\": \"a\", \"label\": 0}\n";
+    refused("t.jsonl", text, CLASSES, &["t.jsonl", "row 1", "no token of its text"]);
 }
 
 #[test]
@@ -326,6 +442,14 @@ fn keys_of_another_kind_of_task_are_refused() {
         (format!("{TEXT}labels = [\"a\", \"b\"]"), "labels is not for causal-lm"),
         (format!("{CLASSES}range = [0, 1]"), "range is not for classification"),
         (format!("{CLASSES}packing = false"), "packing = false is not for"),
+        (format!("{CLASSES}columns = {{ output = \"text\" }}"), "columns.output is not for classification"),
+        (format!("{TEXT}columns = {{ label = \"text\" }}"), "columns.label is not for causal-lm"),
+        (format!("{ALPACA}columns = {{ text = \"output\" }}"), "columns.text is not for instruction"),
+        (
+            CHAT.replace("messages =", "output = \"text\", messages ="),
+            "columns.output is not for instruction tasks on turns",
+        ),
+        ("kind = \"causal-lm\"\ntoo_long = \"refuse\"".to_owned(), "too_long with packing"),
         (format!("{CLASSES}template = \"chat\""), "template = \"chat\" is not for"),
         (format!("{ALPACA}columns = {{ messages = \"messages\" }}"), "set template = \"chat\""),
         (format!("{CLASSES}labels = [\"a\", \"a\"]"), "`a` stands twice"),

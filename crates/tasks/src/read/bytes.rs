@@ -36,6 +36,9 @@ impl Reader<'_> {
     /// The file's text without the byte order mark that some programs put before it.
     pub(super) fn text(&self) -> Result<String, TaskError> {
         let bytes = self.bytes()?;
+        if bytes.starts_with(b"\x1f\x8b") {
+            return Err(self.error("is a gzip file; let its name end in .gz"));
+        }
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             return Err(self.error("is not UTF-8 but UTF-16, as its first bytes say; convert the file"));
         }

@@ -43,7 +43,7 @@ impl Reader<'_> {
         if text.trim_start().starts_with('[') {
             let cells: Vec<Cells> =
                 serde_json::from_str(&text).map_err(|error| self.no_json(&text, &error))?;
-            let rows = cells.into_iter().enumerate().map(|(i, Cells(cells))| Row { cells, number: i + 1 });
+            let rows = cells.into_iter().enumerate().map(|(i, Cells(cells))| Row::named(cells, i + 1));
             return Ok(rows.collect());
         }
         let mut rows = Vec::new();
@@ -55,7 +55,7 @@ impl Reader<'_> {
             line += text[at..start].matches('\n').count();
             let Some(cells) = objects.next() else { break };
             let Cells(cells) = cells.map_err(|error| self.no_json(&text, &error))?;
-            rows.push(Row { cells, number: line });
+            rows.push(Row::named(cells, line));
             at = objects.byte_offset();
             line += text[start..at].matches('\n').count();
         }
@@ -92,7 +92,7 @@ impl Reader<'_> {
             object.values().any(|value| !matches!(value, Value::Array(_) | Value::Object(_) | Value::Null));
         let messages = self.task.columns.messages.is_some();
         if !object.is_empty() && read.iter().all(named) && (plain || messages) {
-            return Ok(vec![Row { cells: object, number: 1 }]);
+            return Ok(vec![Row::named(object, 1)]);
         }
         let is_rows = |value: &Value| {
             value.as_array().is_some_and(|rows| !rows.is_empty() && rows.iter().all(Value::is_object))
@@ -106,7 +106,7 @@ impl Reader<'_> {
                     Value::Object(cells) => Some(cells),
                     _ => None,
                 });
-                Ok(cells.enumerate().map(|(i, cells)| Row { cells, number: i + 1 }).collect())
+                Ok(cells.enumerate().map(|(i, cells)| Row::named(cells, i + 1)).collect())
             }
             [] if !plain && !object.is_empty() => Err(self.error(
                 "is laid out by columns, where an object for each row is wanted: write an array of rows or lines \
@@ -114,7 +114,7 @@ impl Reader<'_> {
             )),
             [] if object.get("columns").is_some_and(Value::is_array) || object.contains_key("data") => Err(self
                 .error("its `data` holds no objects: write an array of rows, each an object with its columns' names")),
-            [] => Ok(vec![Row { cells: object, number: 1 }]),
+            [] => Ok(vec![Row::named(object, 1)]),
             several => Err(self.error(format!(
                 "holds lists of rows under several keys ({}); write the rows of one split into a file of their own",
                 several.join(", ")

@@ -16,9 +16,11 @@ use serde_json::{Map, Value};
 use crate::TaskError;
 use crate::spec::{Column, SplitSpec, TaskSpec};
 
-/// A row: its cells by name or place, and where it is in its file.
+/// A row: its cells, and where it is in its file.
 pub(crate) struct Row {
     pub(crate) cells: Map<String, Value>,
+    /// Cells of a table by their places: a column may be called `1` and stand elsewhere.
+    pub(crate) places: Vec<Value>,
     /// Line of a text file, or number of a record, from 1.
     pub(crate) number: usize,
 }
@@ -42,8 +44,13 @@ impl Row {
     pub(crate) fn get(&self, column: &Column) -> Option<&Value> {
         match column {
             Column::Name(name) => self.cells.get(name),
-            Column::Index(index) => self.cells.get(&index.to_string()),
+            Column::Index(index) => self.places.get(*index),
         }
+    }
+
+    /// A row whose cells have no places.
+    fn named(cells: Map<String, Value>, number: usize) -> Self {
+        Self { cells, places: Vec::new(), number }
     }
 }
 
@@ -56,6 +63,7 @@ pub(crate) fn read_split(
 ) -> Result<Rows, TaskError> {
     let (paths, skip, take) = split.parts();
     let mut files: Vec<File> = Vec::new();
+    let mut warnings = Vec::new();
     for path in paths {
         let path = base.join(path);
         let found = if path.is_dir() { shards::find(task, &path, name)? } else { vec![path] };
@@ -65,7 +73,9 @@ pub(crate) fn read_split(
                 let message = format!("{name} names this file twice; name it once");
                 return Err(TaskError::new(&task.name, path, message));
             }
-            let rows = Reader { task, path: &path }.read()?;
+            let mut told = Vec::new();
+            let rows = Reader { task, path: &path }.read(&mut told)?;
+            warnings.extend(told.into_iter().map(|what| format!("{name}: {}: {what}", path.display())));
             files.push(File { path, identity, rows });
         }
     }
@@ -85,7 +95,6 @@ pub(crate) fn read_split(
         };
         return Err(TaskError::new(&task.name, path, message));
     }
-    let mut warnings = Vec::new();
     if take < usize::MAX && left < take {
         let path = files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
         warnings.push(format!("{name}: take = {take}, but {path} has only {left} rows after skip = {skip}"));
@@ -113,19 +122,20 @@ impl Reader<'_> {
         TaskError::new(&self.task.name, self.path, message)
     }
 
-    fn read(&self) -> Result<Vec<Row>, TaskError> {
+    /// The rows; what a reader should know of them is added to `told`.
+    fn read(&self, told: &mut Vec<String>) -> Result<Vec<Row>, TaskError> {
         let kind = kind(self.path);
         if let Some(other) = kind.filter(|kind| !["tsv", "csv"].contains(kind)) {
             self.no_table_keys(other)?;
         }
         match kind {
-            Some("tsv") => self.table('\t', self.task.quotes.unwrap_or(false)),
-            Some("csv") => self.table(',', self.task.quotes.unwrap_or(true)),
+            Some("tsv") => self.table('\t', self.task.quotes.unwrap_or(false), told),
+            Some("csv") => self.table(',', self.task.quotes.unwrap_or(true), told),
             Some("jsonl" | "ndjson" | "json") => self.json(),
             Some("parquet") => self.parquet(),
             Some("txt") => {
                 let cells = [("text".to_owned(), Value::from(self.text()?))].into_iter().collect();
-                Ok(vec![Row { cells, number: 1 }])
+                Ok(vec![Row::named(cells, 1)])
             }
             _ => Err(self.error(
                 "is of a kind that is not known; there are .tsv, .csv, .json, .jsonl, .ndjson and .txt, each also \

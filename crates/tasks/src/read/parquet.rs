@@ -57,6 +57,7 @@ impl Reader<'_> {
         for (i, row) in reader.get_row_iter(Some(projection)).map_err(unreadable)?.enumerate() {
             let row = row.map_err(unreadable)?;
             let mut cells = Map::new();
+            let mut places = vec![Value::Null; names.len()];
             for (name, field) in row.get_column_iter() {
                 let value = value(field).map_err(|what| {
                     self.error(format!(
@@ -65,7 +66,7 @@ impl Reader<'_> {
                     ))
                 })?;
                 if let Some(place) = names.iter().position(|own| own == name) {
-                    cells.insert(place.to_string(), value.clone());
+                    places[place] = value.clone();
                 }
                 cells.insert(name.clone(), value);
             }
@@ -74,7 +75,7 @@ impl Reader<'_> {
             if unpacked > MOST_UNPACKED {
                 return Err(self.error("holds more than 8 GiB of texts; give a part of it"));
             }
-            rows.push(Row { cells, number: i + 1 });
+            rows.push(Row { cells, places, number: i + 1 });
         }
         Ok(rows)
     }

@@ -7,12 +7,15 @@ use crate::TaskError;
 use crate::spec::Column;
 
 impl Reader<'_> {
-    pub(super) fn table(&self, delimiter: char, quotes: bool) -> Result<Vec<Row>, TaskError> {
+    pub(super) fn table(
+        &self,
+        delimiter: char,
+        quotes: bool,
+        told: &mut Vec<String>,
+    ) -> Result<Vec<Row>, TaskError> {
         let text = self.text()?;
-        if quotes && let Some(line) = unclosed(&text, delimiter) {
-            return Err(self.error(format!(
-                "line {line}: a quotation mark opens a field and none closes it; mend the line, or set quotes = false"
-            )));
+        if quotes && let Some((line, what)) = wrong_quotes(&text, delimiter) {
+            return Err(self.error(format!("line {line}: {what}; mend the line, or set quotes = false")));
         }
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(delimiter as u8)
@@ -36,6 +39,7 @@ impl Reader<'_> {
             };
             rows.push(self.row(names, &fields, number)?);
         }
+        told.extend(self.about(&text, &names.unwrap_or_default(), &rows, quotes));
         Ok(rows)
     }
 
@@ -71,17 +75,48 @@ impl Reader<'_> {
                 if self.task.quotes.unwrap_or(false) { "do not enclose" } else { "enclose" },
             )));
         }
-        let text = |field: &str| {
-            Value::from(if self.task.unescape { field.replace("\\n", "\n") } else { field.to_owned() })
+        let text = |field: &&str| {
+            Value::from(if self.task.unescape { field.replace("\\n", "\n") } else { (*field).to_owned() })
         };
-        let named = names.iter().zip(fields).map(|(name, field)| (name.clone(), text(field)));
-        let placed = fields.iter().enumerate().map(|(place, field)| (place.to_string(), text(field)));
-        Ok(Row { cells: placed.chain(named).collect(), number })
+        let places: Vec<Value> = fields.iter().map(text).collect();
+        Ok(Row { cells: names.iter().cloned().zip(places.iter().cloned()).collect(), places, number })
+    }
+
+    /// What may not be as it was meant.
+    fn about(&self, text: &str, names: &[String], rows: &[Row], quotes: bool) -> Vec<String> {
+        let mut told = Vec::new();
+        // a line without a field is no row; where rows have one field it may be an empty text
+        let empty = text.lines().filter(|line| line.is_empty()).count();
+        if names.len() == 1 && !quotes && empty > 0 {
+            told.push(format!("{empty} empty lines are left out: they are no rows"));
+        }
+        let read = self.task.read_columns();
+        if self.task.header && read.iter().all(|column| matches!(column, Column::Index(_))) {
+            told.push(format!(
+                "the first line is taken for the names of the columns ({}); if it is a row, set header = false",
+                names.join(", ")
+            ));
+        }
+        // pandas and Python's csv enclose a field that holds a mark, and double the mark
+        let enclosed = |value: &&Value| {
+            let inner = value.as_str().and_then(|text| text.strip_prefix('"')?.strip_suffix('"'));
+            inner.is_some_and(|inner| inner.contains("\"\""))
+        };
+        let cells = rows.iter().flat_map(|row| read.iter().filter_map(|column| row.get(column)));
+        let enclosed = cells.filter(enclosed).count();
+        if self.task.quotes.is_none() && !quotes && enclosed > 0 {
+            told.push(format!(
+                "{enclosed} fields stand between quotation marks and hold doubled ones, which are read as they stand; if \
+                 they enclose fields, set quotes = true"
+            ));
+        }
+        told
     }
 }
 
-/// The line of a quotation mark that opens a field and that nothing closes: it would swallow the rest of the file.
-fn unclosed(text: &str, delimiter: char) -> Option<usize> {
+/// The line of a quotation mark that opens a field and is not closed where the field ends, with what is wrong. One that
+/// nothing closes would swallow the rest of the file; behind one that closes too early, marks within would be lost.
+fn wrong_quotes(text: &str, delimiter: char) -> Option<(usize, &'static str)> {
     let (mut line, mut opened, mut starts) = (1, None, true);
     let mut characters = text.chars().peekable();
     while let Some(c) = characters.next() {
@@ -90,11 +125,18 @@ fn unclosed(text: &str, delimiter: char) -> Option<usize> {
             ('"', Some(_)) if characters.peek() == Some(&'"') => {
                 characters.next();
             }
-            ('"', Some(_)) => opened = None,
+            ('"', Some(at)) => {
+                let ends = |next: &char| [delimiter, '\n', '\r'].contains(next);
+                if !characters.peek().is_none_or(ends) {
+                    let what = "a field goes on behind the quotation mark that closes it (one within a field is written twice)";
+                    return Some((at, what));
+                }
+                opened = None;
+            }
             _ => {}
         }
         starts = opened.is_none() && (c == delimiter || c == '\n' || c == '\r');
         line += usize::from(c == '\n');
     }
-    opened
+    opened.map(|line| (line, "a quotation mark opens a field and none closes it"))
 }
