@@ -95,6 +95,10 @@ const HARMLESS: &[&str] = &[
     "pretraining_tp",
 ];
 
+/// Keys among these that something else here reads: which token ends a text, and what the head was made for.
+const FOLLOWED: [&str; 6] =
+    ["architectures", "model_type", "id2label", "label2id", "problem_type", "eos_token_id"];
+
 /// Keys that change the logits of some network; each may stand with a value that changes nothing ([`is_neutral`]).
 const CHANGES: &[&str] = &[
     "is_decoder",
@@ -191,6 +195,13 @@ impl BackboneCard {
                 "config = {{ {key} = .. }} in [model]: a `{}` network has no such key; there are {}",
                 self.name,
                 self.used.join(", ")
+            )));
+        }
+        let idle = |key: &&String| HARMLESS.contains(&key.as_str()) && !FOLLOWED.contains(&key.as_str());
+        if let Some(key) = changes.keys().find(idle) {
+            return Err(BackboneError::Config(format!(
+                "config = {{ {key} = .. }} in [model]: nothing here reads that key; leave it out (weights and \
+                 activations are of [model]'s own dtype)"
             )));
         }
         let mut unknown = Vec::new();
@@ -375,6 +386,18 @@ mod tests {
             assert!(refused.is_err_and(|message| message.contains(key)), "{key}");
         }
         assert!(check(&json!({ "model_type": "bert", "is_decoder": true })).is_err());
+    }
+
+    #[test]
+    fn a_key_that_a_user_sets_is_read_or_refused() {
+        let config = json!({ "model_type": "llama" });
+        for (key, read) in
+            [("rope_theta", true), ("eos_token_id", true), ("torch_dtype", false), ("made_up", false)]
+        {
+            let changes = Map::from_iter([(key.to_owned(), json!(1))]);
+            let told = card(&config).unwrap().check(&config, &changes);
+            assert_eq!(told.is_err_and(|error| error.to_string().contains(key)), !read, "{key}");
+        }
     }
 
     #[test]
