@@ -138,6 +138,7 @@ const CHANGES: &[&str] = &[
     "rope_interleaved",
     "attn_temperature_tuning",
     "use_bidirectional_attention",
+    "is_causal",
     "attention_type",
     "layer_norm_type",
     "norm_type",
@@ -206,6 +207,17 @@ impl BackboneCard {
         }
         let mut unknown = Vec::new();
         for (key, value) in keys.iter().filter(|(key, _)| !used(key)) {
+            if key == "is_causal" && value.is_boolean() {
+                // `transformers` hides later tokens, or does not, as it says: whatever the network is
+                match *value == json!(self.is_causal()) {
+                    true => continue,
+                    false => {
+                        return Err(BackboneError::Config(format!(
+                            "`is_causal` = {value} asks for a network that is not implemented"
+                        )));
+                    }
+                }
+            }
             if let Some(said) = refusal(key, value, keys) {
                 return Err(BackboneError::Config(said));
             }
@@ -227,6 +239,11 @@ impl BackboneCard {
 }
 
 impl BackboneCard {
+    /// Whether no token sees a later one.
+    fn is_causal(&self) -> bool {
+        self.head_output.is_empty()
+    }
+
     /// A sentence where a repository brings code of its own, which may compute anything.
     fn own_code(&self, config: &Value) -> Option<String> {
         let classes = config["auto_map"].as_object()?.values().filter_map(Value::as_str);
@@ -386,6 +403,11 @@ mod tests {
             assert!(refused.is_err_and(|message| message.contains(key)), "{key}");
         }
         assert!(check(&json!({ "model_type": "bert", "is_decoder": true })).is_err());
+        for (model, causal) in [("llama", true), ("mistral", true), ("bert", false), ("roberta", false)] {
+            let says = |causal: bool| check(&json!({ "model_type": model, "is_causal": causal }));
+            assert_eq!(says(causal), Ok(Vec::new()), "{model}");
+            assert!(says(!causal).is_err_and(|message| message.contains("`is_causal`")), "{model}");
+        }
     }
 
     #[test]

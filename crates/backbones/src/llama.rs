@@ -128,6 +128,11 @@ impl LlamaConfig {
                 "num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({key_heads})"
             ));
         }
+        if dimensions.window == Some(0) {
+            return refuse(
+                "`sliding_window` is 0, and then no token sees any; leave it out for no window".to_owned(),
+            );
+        }
         if head == 0 || head % 2 != 0 {
             return refuse(format!("rotary embedding needs heads of even width, not {head}"));
         }

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 use crate::run::{Scorer, TEST, VALIDATION};
 use crate::sizes;
 use crate::source::TaskHead;
+use crate::untied::unties;
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`.
 ///
@@ -90,7 +91,13 @@ pub fn import(
     check_task(&config, head.head).map_err(|message| HarnessError::input(&config_path, message))?;
     warnings.extend(other_base(&config, plan));
     let file = tensor_file(dir)?;
-    let tensors = adapter::read(&file)?;
+    let mut tensors = adapter::read(&file)?;
+    let untied = match unties(&plan.source.config, head.head, &config, &mut tensors) {
+        Ok(true) => Some(plan.source.untied(head)?),
+        Ok(false) => None,
+        Err(message) => return Err(HarnessError::input(&file, message)),
+    };
+    let head = untied.as_ref().unwrap_or(head);
     has_room(&*method, &head.outline, &tensors)
         .and_then(|()| has_head(head, &tensors))
         .map_err(|message| HarnessError::input(&file, message))?;
@@ -168,7 +175,9 @@ fn has_room(
     outline: &Outline,
     tensors: &BTreeMap<String, HostTensor>,
 ) -> Result<(), String> {
-    let count = method.count(outline).map_err(|reason| format!("adapter_config.json: {reason}"))?;
+    let count = method
+        .count(outline)
+        .map_err(|reason| format!("adapter_config.json (`r`, `num_virtual_tokens` or the like): {reason}"))?;
     let held: usize = tensors.values().map(|tensor| tensor.values.len()).sum();
     // what makes a prefix is in no file, and in those there are it is smaller than the network
     if count.adapter > held.max(outline.total()) {

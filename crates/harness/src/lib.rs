@@ -23,6 +23,7 @@ mod source;
 mod special;
 mod step;
 mod train;
+mod untied;
 
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
-use peftlab_backbones::{BackboneCard, Head, build, card};
+use peftlab_backbones::{BackboneCard, BackboneError, Head, build, card};
 use peftlab_checkpoint::{ModelFiles, SpecialTokens, Tokenizer, load_config, load_tokenizer, resolve};
 use peftlab_layers::{BuildLog, Builder, HeadRows, Model, Weights};
 use peftlab_peft::{DynMethod, Outline};
@@ -15,6 +15,7 @@ use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
 use crate::labels;
 use crate::special::padding;
+use crate::untied::{EMBEDDINGS, LM_HEAD, Untied};
 
 /// A model's configuration, and where its weights are.
 pub struct ModelSource {
@@ -75,6 +76,7 @@ impl ModelSource {
         let (tokenizer, special) = match (&spec.tokenizer, &files) {
             (Some(own), _) => {
                 let own = experiment.base().join(own);
+                let own = if own.is_dir() { own.join("tokenizer.json") } else { own };
                 let beside = SpecialTokens::read(own.parent().unwrap_or(Path::new(".")))?;
                 (Some(load_tokenizer(&own)?), beside)
             }
@@ -109,8 +111,53 @@ impl ModelSource {
     /// # Errors
     /// Where the checkpoint does not fit.
     pub fn build(&self, head: &TaskHead, seed: u64, device: &Device) -> Result<Model, HarnessError> {
+        if head.untied {
+            return self.build_untied(head, seed, device, false);
+        }
         let weights = self.weights(head.rows.as_deref(), seed);
         self.with(head.head, &Builder::new(weights, device, self.dtype))
+    }
+
+    /// `head` on the network with an output layer of its own, which has the embedding's values.
+    ///
+    /// # Errors
+    /// Where the network is drawn, so that the values are not known.
+    pub(crate) fn untied(&self, head: &TaskHead) -> Result<TaskHead, HarnessError> {
+        if self.files.is_none() {
+            return Err(HarnessError::backbone(
+                &self.path,
+                BackboneError::Config(
+                    "tie_word_embeddings: the adapter makes two of the embedding and the output layer, and with \
+                     weights = \"random\" the second is not known"
+                        .to_owned(),
+                ),
+            ));
+        }
+        let mut model = self.build_untied(head, 0, &Device::flex(), true)?;
+        let (outline, warnings) = (Outline::of(&mut model), head.warnings.clone());
+        let (rows, drawn) = (head.rows.clone(), head.drawn.clone());
+        Ok(TaskHead { head: head.head, rows, outline, drawn, warnings, untied: true })
+    }
+
+    fn build_untied(
+        &self,
+        head: &TaskHead,
+        seed: u64,
+        device: &Device,
+        outline: bool,
+    ) -> Result<Model, HarnessError> {
+        let mut config = self.config.clone();
+        config["tie_word_embeddings"] = false.into();
+        let Weights::Checkpoint { source, base_prefix, fresh, head: rows, .. } =
+            self.weights(head.rows.as_deref(), seed)
+        else {
+            return self.with(head.head, &Builder::new(Weights::Random { seed }, device, self.dtype));
+        };
+        let source = Untied(source);
+        let weights = Weights::Checkpoint { source: &source, base_prefix, fresh, head: rows, seed };
+        let builder = Builder::new(weights, device, self.dtype);
+        let backbone = build(&config, head.head, &if outline { builder.outline() } else { builder });
+        Ok(Model::new(backbone.map_err(|reason| HarnessError::backbone(&self.path, reason))?))
     }
 
     /// As [`build`](Self::build), with what `method` trains of it in `f32`, as it is in the checkpoint.
@@ -153,7 +200,7 @@ impl ModelSource {
         };
         let mut warnings = self.about_files(head, &log)?;
         warnings.extend(about_labels);
-        Ok(TaskHead { head, rows, outline, drawn: log.drawn, warnings })
+        Ok(TaskHead { head, rows, outline, drawn: log.drawn, warnings, untied: false })
     }
 
     /// What the files have and nobody reads, and what they lack.
@@ -206,9 +253,6 @@ impl ModelSource {
     }
 }
 
-/// A language model's output layer.
-const LM_HEAD: &str = "lm_head.weight";
-
 /// What `head = "new"` draws, whatever the checkpoint has.
 const NEW_HEAD: &str = "classifier.";
 
@@ -234,7 +278,7 @@ fn without_head(card: &BackboneCard, weights: WeightsSpec) -> Option<String> {
 fn untied(config: &mut Value, files: &ModelFiles) -> Result<Option<String>, HarnessError> {
     let tied = config["tie_word_embeddings"].as_bool() == Some(true);
     let there = |name: &&str| files.weights.info(name).is_some();
-    let embedding = ["model.embed_tokens.weight", "embed_tokens.weight"].into_iter().find(there);
+    let embedding = EMBEDDINGS.into_iter().find(there);
     let (true, true, Some(embedding)) = (tied, there(&LM_HEAD), embedding) else { return Ok(None) };
     if files.weights.equal(LM_HEAD, embedding)? {
         return Ok(None);
@@ -295,6 +339,8 @@ pub struct TaskHead {
     pub drawn: Vec<String>,
     /// What a reader of the task's numbers should know of the model; a sentence each.
     pub warnings: Vec<String>,
+    /// Whether an adapter makes two of an embedding and an output layer that are one in the checkpoint.
+    pub(crate) untied: bool,
 }
 
 fn head_of(data: &TaskData) -> Head {

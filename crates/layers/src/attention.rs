@@ -26,7 +26,7 @@ pub struct KeysValues {
 
 /// A method's state at one attention.
 pub trait AttentionAdapter: ErasedModule {
-    /// Keys and values that every query sees, before those of the sequence. They are taken as they are: no
+    /// Keys and values before those of the sequence, which every query sees but for a window. They are taken as they are: no
     /// rotary embedding is applied to them.
     fn prefix(&self, context: &Context) -> Option<KeysValues> {
         let _ = context;
@@ -81,7 +81,7 @@ pub struct AttentionMask {
     /// No query sees a later key.
     pub causal: bool,
     /// With `causal`, how many keys a query sees at most, itself included (Mistral's sliding window, Jiang et al. 2023,
-    /// arXiv 2310.06825); all earlier ones if absent. Keys that a method puts in front are seen from everywhere.
+    /// arXiv 2310.06825); all earlier ones if absent. Keys that a method puts in front are the earliest.
     pub window: Option<usize>,
     /// True at padded keys, `[batch, length]`.
     pub padding: Option<Tensor<2, Bool>>,

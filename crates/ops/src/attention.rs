@@ -34,7 +34,8 @@ pub fn attention(
 }
 
 /// True where query `i` must not see key `j`, for `j > i` or, with a `window`, `j <= i - window`:
-/// `[1, 1, length, extra + length]`. The `extra` keys in front (a prefix) are seen by every query.
+/// `[1, 1, length, extra + length]`. The `extra` keys in front (a prefix) have the places `-extra` to `-1`, and leave a
+/// window as others do, as in `transformers`.
 pub fn causal_mask(length: usize, extra: usize, window: Option<usize>, device: &Device) -> Tensor<4, Bool> {
     let query = Tensor::<1, Int>::arange(0..length as i64, device).reshape([1, 1, length, 1]);
     let keys = -(extra as i64)..length as i64;
@@ -43,12 +44,9 @@ pub fn causal_mask(length: usize, extra: usize, window: Option<usize>, device: &
     let (key, query) = (key.expand(shape), query.expand(shape));
     let later = key.clone().greater(query.clone());
     // a window that holds the whole sequence hides nothing
-    match window.filter(|window| *window < length) {
+    match window.filter(|window| *window < extra + length) {
         None => later,
-        Some(window) => {
-            let left = key.clone().lower_equal(query - window as i64);
-            later.bool_or(left.bool_and(key.greater_equal_elem(0)))
-        }
+        Some(window) => later.bool_or(key.lower_equal(query - window as i64)),
     }
 }
 
@@ -63,4 +61,22 @@ pub fn padding_mask(padding: Tensor<2, Bool>, extra: usize) -> Tensor<4, Bool> {
         Tensor::cat(vec![seen, padding], 1)
     };
     keys.reshape([batch, 1, 1, extra + length])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_front_leave_a_window_as_others_do() {
+        let hidden = |length, extra, window| {
+            let mask = causal_mask(length, extra, window, &Device::flex());
+            mask.into_data().iter::<bool>().map(|hidden| if hidden { 'x' } else { '.' }).collect::<String>()
+        };
+        assert_eq!(hidden(3, 2, None), "...xx....x.....");
+        // what PEFT's prefix on a Mistral of `transformers` 5.24 sees
+        assert_eq!(hidden(3, 2, Some(3)), "...xxx...xxx...");
+        assert_eq!(hidden(3, 2, Some(4)), "...xx....xx....");
+        assert_eq!(hidden(3, 0, Some(2)), ".xx..xx..");
+    }
 }
