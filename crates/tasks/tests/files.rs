@@ -241,7 +241,7 @@ fn parts_of_a_prompt_outside_the_template_are_refused() {
         match toml::from_str::<TaskSpec>(&task).unwrap().load(dir.path(), &encoder()) {
             Ok(_) => assert!(kept, "{column}"),
             Err(error) => {
-                assert!(!kept && error.to_string().contains(&format!("`{column}` holds a part")), "{error}")
+                assert!(!kept && error.to_string().contains(&format!("`{column}` holds a part")), "{error}");
             }
         }
     }
