@@ -69,6 +69,22 @@ fn settings() {
         &["q_proj", "attention.self.query", "output.dense"],
     );
     refused(|_, t| t.replace("steps = 2", "steps = 0"), &["steps is 0"]);
+    refused(|_, t| t.replace("seeds = [0]", "seeds = [1, 0, 1]"), &["wrong.toml:3:", "seeds has 1 twice"]);
+    refused(
+        |_, t| t.replace("take = 64", "tkae = 64"),
+        &["wrong.toml:16:", "`train`", "path = ", "random_rows"],
+    );
+    refused(|_, t| t + "label = \"++\"\n", &["the label `++` stands in names of files"]);
+    // one's records would take the other's place
+    let second = |name: &'static str| {
+        move |_: &Path, t: String| {
+            let at = t.find("[[task]]").unwrap();
+            let task = t[at..t.find("[[method]]").unwrap()].to_owned();
+            t.replace("name = \"sentiment\"", "name = \"a b\"") + &task.replace("\"sentiment\"", name)
+        }
+    };
+    refused(second("\"a/b\""), &["`a b` and `a/b`", "give one another name"]);
+    refused(second("\"\""), &["the task `` stands in names of files"]);
     // its projected weights would be AdamW's all the same
     refused(
         |_, t| {

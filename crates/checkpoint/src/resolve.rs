@@ -81,10 +81,14 @@ pub fn load_config(path: &Path) -> Result<Value, CheckpointError> {
 /// # Errors
 /// Where it cannot be read, or is not one.
 pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
+    let path = &if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() };
     if !path.is_file() {
         return Err(CheckpointError::new(path, "there is no such tokenizer.json"));
     }
-    Tokenizer::from_file(path)
+    let tokenizer = Tokenizer::from_file(path)?;
+    let beside = SpecialTokens::read(path.parent().unwrap_or(Path::new(".")))?;
+    beside.check(&tokenizer).map_err(|message| CheckpointError::new(path, message))?;
+    Ok(tokenizer)
 }
 
 fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {

@@ -107,6 +107,8 @@ pub struct SpecialTokens {
     pub add_eos: Option<bool>,
     /// `eos_token_id` of `generation_config.json`: the tokens at which generation stops.
     pub generation: Value,
+    /// `tokenizer_config.json`.
+    pub config: Value,
 }
 
 impl SpecialTokens {
@@ -126,7 +128,48 @@ impl SpecialTokens {
             add_bos: config["add_bos_token"].as_bool(),
             add_eos: config["add_eos_token"].as_bool(),
             generation: generation["eos_token_id"].clone(),
+            config,
         })
+    }
+
+    /// Holds what `tokenizer_config.json` says of how a text is split against `tokenizer.json`. Classes of
+    /// `transformers` that are made for one network go by the former (BERT's by `do_lower_case`, RoBERTa's by
+    /// `add_prefix_space`), so that nothing says which of two is meant.
+    ///
+    /// # Errors
+    /// Where they differ; with the key.
+    pub fn check(&self, tokenizer: &Tokenizer) -> Result<(), String> {
+        use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
+        let config = &self.config;
+        if ["PreTrainedTokenizerFast", "TokenizersBackend"]
+            .iter()
+            .any(|class| config["tokenizer_class"] == *class)
+        {
+            return Ok(());
+        }
+        let normalizer = match tokenizer.0.get_normalizer() {
+            Some(NormalizerWrapper::BertNormalizer(bert)) => vec![
+                ("do_lower_case", "normalizer.lowercase", bert.lowercase),
+                ("strip_accents", "normalizer.strip_accents", bert.strip_accents.unwrap_or(bert.lowercase)),
+                ("tokenize_chinese_chars", "normalizer.handle_chinese_chars", bert.handle_chinese_chars),
+            ],
+            _ => Vec::new(),
+        };
+        let pre_tokenizer = match tokenizer.0.get_pre_tokenizer() {
+            Some(PreTokenizerWrapper::ByteLevel(bytes)) => {
+                vec![("add_prefix_space", "pre_tokenizer.add_prefix_space", bytes.add_prefix_space)]
+            }
+            _ => Vec::new(),
+        };
+        let differs =
+            |(key, _, own): &(&str, &str, bool)| config[*key].as_bool().is_some_and(|said| said != *own);
+        match normalizer.into_iter().chain(pre_tokenizer).find(differs) {
+            None => Ok(()),
+            Some((key, own, value)) => Err(format!(
+                "tokenizer_config.json says {key} = {}, and tokenizer.json {own} = {value}; make the two the same",
+                !value
+            )),
+        }
     }
 
     /// Where these files say otherwise than `tokenizer.json` which tokens stand around a text; a sentence each.
@@ -152,7 +195,40 @@ impl SpecialTokens {
                 )
             })
         };
-        said.into_iter().filter_map(wrong).collect()
+        let mut told: Vec<String> = said.into_iter().filter_map(wrong).collect();
+        if self.config["truncation_side"] == "left" {
+            told.push(
+                "tokenizer_config.json says truncation_side = left: a text that is too long is cut at its end all the same"
+                    .to_owned(),
+            );
+        }
+        let unknown: Vec<String> = self
+            .added()
+            .into_iter()
+            .filter(|token| tokenizer.id(token).is_none())
+            .map(|token| format!("`{token}`"))
+            .collect();
+        if !unknown.is_empty() {
+            told.push(format!(
+                "tokenizer_config.json adds tokens that tokenizer.json lacks, and which are read as ordinary text: {}",
+                unknown.join(", ")
+            ));
+        }
+        told
+    }
+
+    /// The tokens that `tokenizer_config.json` adds.
+    fn added(&self) -> Vec<String> {
+        let values = |key: &str| match &self.config[key] {
+            Value::Array(values) => values.iter().filter_map(spelling).collect(),
+            Value::Object(values) => values.values().filter_map(spelling).collect(),
+            _ => Vec::new(),
+        };
+        let keys = ["added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"];
+        let mut all: Vec<String> = keys.into_iter().flat_map(values).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 }
 
@@ -253,6 +329,52 @@ mod tests {
         }
         // a tokenizer that has no such token cannot put it
         assert_eq!(special(Some(true), Some(true)).contradictions(&plain), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_two_files_say_of_how_a_text_is_split_is_refused_or_told() {
+        let mut file = definition();
+        let with = |config: &Value| SpecialTokens { config: config.clone(), ..SpecialTokens::default() };
+        let read = |file: &Value| Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        file["normalizer"] = json!({
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true,
+        });
+        let bert = read(&file);
+        file["normalizer"] = Value::Null;
+        file["pre_tokenizer"] =
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true });
+        let bytes = read(&file);
+        for (tokenizer, config, refused) in [
+            (
+                &bert,
+                json!({ "do_lower_case": true, "strip_accents": null, "tokenize_chinese_chars": true }),
+                "",
+            ),
+            (&bert, json!({ "do_lower_case": false }), "do_lower_case"),
+            (&bert, json!({ "strip_accents": false }), "strip_accents"),
+            (&bert, json!({ "do_lower_case": false, "tokenizer_class": "PreTrainedTokenizerFast" }), ""),
+            (&bert, json!({ "add_prefix_space": true }), ""),
+            (
+                &bytes,
+                json!({ "add_prefix_space": true, "tokenizer_class": "RobertaTokenizer" }),
+                "add_prefix_space",
+            ),
+            (&bytes, json!({ "add_prefix_space": false, "do_lower_case": true }), ""),
+        ] {
+            let said = with(&config).check(tokenizer).err().unwrap_or_default();
+            assert_eq!(refused.is_empty(), said.is_empty(), "{config}: {said}");
+            assert!(said.contains(refused), "{said}");
+        }
+        for (config, told) in [
+            (json!({ "truncation_side": "left" }), "truncation_side"),
+            (json!({ "additional_special_tokens": ["a", "<|user|>"] }), "`<|user|>`"),
+            (json!({ "added_tokens_decoder": { "7": { "content": "<x>" } } }), "`<x>`"),
+            (json!({ "added_tokens_decoder": { "0": { "content": "a" } }, "truncation_side": "right" }), ""),
+        ] {
+            let found = with(&config).contradictions(&bert);
+            assert_eq!(found.len(), usize::from(!told.is_empty()), "{found:?}");
+            assert!(found.concat().contains(told), "{found:?}");
+        }
     }
 
     #[test]

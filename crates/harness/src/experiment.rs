@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use crate::error::HarnessError;
 use crate::optimizer::{OptimizerSpec, Schedule};
+use crate::plan::plain;
 use crate::search::SearchSpec;
 
 /// An experiment: one model, some tasks, some methods, some seeds.
@@ -271,6 +272,9 @@ struct File {
 const FILE_KEYS: [&str; 9] =
     ["name", "device", "jobs", "seeds", "model", "training", "search", "task", "method"];
 
+/// What file systems allow is 255 bytes, for all parts of a name.
+const LONGEST_NAME: usize = 80;
+
 fn default_device() -> String {
     "auto".to_owned()
 }
@@ -385,6 +389,38 @@ impl Reader<'_> {
         }
         if let Some(name) = repeated(names) {
             self.mistake(0..0, &format!("two tasks are named `{name}`; give each its own name"));
+        }
+        if let Some(seed) = repeated(file.seeds.iter()) {
+            // the same run twice would pass for a spread of 0
+            let message = format!("seeds has {seed} twice; name each once");
+            self.mistake_at_key(0..self.text.len(), "seeds", &message);
+        }
+        self.file_names(tasks, methods);
+    }
+
+    /// Names of tasks and labels stand in names of files.
+    fn file_names(&mut self, tasks: &[TaskSpec], methods: &[MethodSpec]) {
+        let names = tasks.iter().map(|task| ("task", &task.name));
+        for (what, name) in names.chain(methods.iter().map(|method| ("label", &method.label))) {
+            if plain(name).is_empty() || name.len() > LONGEST_NAME {
+                let message = format!(
+                    "the {what} `{name}` stands in names of files: give it letters or digits, and at most {LONGEST_NAME} bytes"
+                );
+                self.mistake(0..0, &message);
+            }
+        }
+        for (i, task) in tasks.iter().enumerate() {
+            let same = |other: &&TaskSpec| other.name != task.name && plain(&other.name) == plain(&task.name);
+            if let Some(other) = tasks[..i].iter().find(same) {
+                self.mistake(
+                    0..0,
+                    &format!(
+                        "the tasks `{}` and `{}` differ in signs alone that names of files lack, so that one's records \
+                         would take the other's place; give one another name",
+                        other.name, task.name
+                    ),
+                );
+            }
         }
     }
 
@@ -516,7 +552,7 @@ impl Reader<'_> {
     }
 }
 
-fn repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+fn repeated<T: Copy + Eq + std::hash::Hash>(mut names: impl Iterator<Item = T>) -> Option<T> {
     let mut seen = std::collections::HashSet::new();
     names.find(|name| !seen.insert(*name))
 }

@@ -106,16 +106,18 @@ impl Cell {
 
     /// The stem of the names of the cell's files.
     pub fn stem(&self) -> String {
-        let plain = |text: &str| {
-            let kept = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' });
-            kept.collect::<String>().split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
-        };
         let rate = match self.trial {
             true => format!("--rate{:e}", self.training.learning_rate),
             false => String::new(),
         };
         format!("{:02}-{}--{}{rate}--seed{}", self.row, plain(&self.label), plain(&self.task), self.seed)
     }
+}
+
+/// What of a name stands in the names of files.
+pub(crate) fn plain(text: &str) -> String {
+    let kept = text.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' });
+    kept.collect::<String>().split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }
 
 /// A digest of the running program: with another one, results may be others.

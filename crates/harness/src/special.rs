@@ -24,6 +24,16 @@ pub(crate) fn end_of_text(
             }
         };
     }
+    for (file, value) in
+        [("config.json", &config["eos_token_id"]), ("generation_config.json", &special.generation)]
+    {
+        if let Some(wrong) = no_id(value) {
+            return EndOfText::Unclear(format!(
+                "{file}: eos_token_id holds {wrong}, which is no token's id; write an integer or a list of them, or choose \
+                 with eos_token = \"..\" in [model]"
+            ));
+        }
+    }
     let configured = ids(&config["eos_token_id"]);
     if let ([only], true) = (&configured[..], spec.config.contains_key("eos_token_id")) {
         return EndOfText::Token { id: *only, note: None };
@@ -56,6 +66,15 @@ fn ids(value: &Value) -> Vec<u32> {
     };
     ids.dedup();
     ids
+}
+
+/// What stands in place of an id, a list of them, or of -1 and null for none.
+fn no_id(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Array(values) => values.iter().find(|value| value.is_array() || no_id(value).is_some()),
+        Value::Null => None,
+        value => value.as_i64().is_none_or(|id| !(-1..=i64::from(u32::MAX)).contains(&id)).then_some(value),
+    }
 }
 
 fn disagreement(token: &str, id: u32, configured: &[u32]) -> Option<String> {
@@ -129,6 +148,20 @@ mod tests {
         assert_eq!(end("", json!({}), &special(None, json!(2))), token(2));
         assert_eq!(end("", json!({ "eos_token_id": -1 }), &nothing), EndOfText::None);
         assert_eq!(end("", json!({ "eos_token_id": null }), &nothing), EndOfText::None);
+        for wrong in
+            [json!(2.0), json!("2"), json!([1, "2"]), json!([[2]]), json!(true), json!({}), json!(-2)]
+        {
+            for (config, special) in [
+                (json!({ "eos_token_id": wrong }), special(Some("end"), Value::Null)),
+                (json!({}), special(None, wrong.clone())),
+            ] {
+                let EndOfText::Unclear(why) = end("", config, &special) else { panic!("{wrong} is no id") };
+                assert!(
+                    why.contains("config.json: eos_token_id holds") && why.contains("eos_token = "),
+                    "{why}"
+                );
+            }
+        }
         let EndOfText::Unclear(why) = end("", list, &nothing) else { panic!("it is not clear") };
         assert!(why.contains("`end` (1), `turn` (2)") && why.contains("eos_token = "), "{why}");
         let EndOfText::Unclear(why) = end("eos_token = \"no\"", json!({}), &nothing) else {

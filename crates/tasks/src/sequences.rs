@@ -8,6 +8,7 @@ use crate::encode::{Encode, at, cell, shown};
 use crate::labels;
 use crate::read::{File, Row};
 use crate::spec::TaskKind;
+use crate::tokens::once;
 use crate::{Example, Target, TaskError};
 
 impl Encode<'_> {
@@ -114,10 +115,12 @@ fn float(value: &Value) -> Option<f32> {
     number.map(|number| number as f32).filter(|number| number.is_finite())
 }
 
+/// Where a text itself begins or ends with the special tokens that stand around it, they stand once.
 fn example(encoding: &Encoding, target: Target) -> Example {
+    let kept = once(encoding.get_ids(), encoding.get_special_tokens_mask());
     Example {
-        input_ids: encoding.get_ids().to_vec(),
-        token_type_ids: encoding.get_type_ids().to_vec(),
+        input_ids: encoding.get_ids()[kept.clone()].to_vec(),
+        token_type_ids: encoding.get_type_ids()[kept].to_vec(),
         target,
     }
 }

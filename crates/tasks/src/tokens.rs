@@ -1,5 +1,7 @@
 //! A text as tokens, with special tokens where they belong and nowhere twice.
 
+use std::ops::Range;
+
 use peftlab_checkpoint::Tokenizer;
 
 /// A text as tokens.
@@ -27,6 +29,22 @@ pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str, behind: bool) -> Result<
         ends: around(before).chain(ends).chain(around(after)).collect(),
         ids: [before, body, after].concat(),
     })
+}
+
+/// The part of `ids` without special tokens that the tokenizer puts where the text has them.
+pub(crate) fn once(ids: &[u32], special: &[u32]) -> Range<usize> {
+    let own = |mask: &mut dyn Iterator<Item = &u32>| mask.take_while(|special| **special == 1).count();
+    let front = own(&mut special.iter());
+    if front == ids.len() {
+        return 0..ids.len();
+    }
+    let back = own(&mut special.iter().rev());
+    let (before, body, after) = (&ids[..front], &ids[front..ids.len() - back], &ids[ids.len() - back..]);
+    let start = if body.starts_with(before) { front } else { 0 };
+    // what begins with them does not end with the same ones
+    let rest = &body[if start > 0 { before.len() } else { 0 }..];
+    let end = if back > 0 && rest.ends_with(after) { ids.len() - back } else { ids.len() };
+    start..end
 }
 
 /// Puts `eos` behind `ids` where it is not there yet.
@@ -65,6 +83,23 @@ mod tests {
             "model": { "type": "WordLevel", "vocab": { "<s>": 0, "</s>": 1, "a": 2, "b": 3 }, "unk_token": "a" },
         });
         Tokenizer::from_bytes(definition.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn around_a_text_of_a_class_they_stand_once_too() {
+        for (ids, special, kept) in [
+            (&[0, 2, 3, 1][..], &[1, 0, 0, 1][..], 0..4),
+            (&[0, 0, 2, 1, 1], &[1, 0, 0, 0, 1], 1..4),
+            (&[0, 2, 1, 1], &[1, 0, 0, 1], 0..3),
+            (&[0, 0, 2, 1], &[1, 0, 0, 1], 1..4),
+            (&[0, 1], &[1, 1], 0..2),
+            (&[2, 3], &[0, 0], 0..2),
+            (&[], &[], 0..0),
+            // one token before and behind, and the text is that token
+            (&[0, 0, 0], &[1, 0, 1], 1..3),
+        ] {
+            assert_eq!(once(ids, special), kept, "{ids:?}");
+        }
     }
 
     #[test]

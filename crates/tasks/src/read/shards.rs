@@ -35,12 +35,34 @@ pub(super) fn find(task: &TaskSpec, folder: &Path, name: &str) -> Result<Vec<Pat
             other.display()
         ));
     }
+    if let Some((one, other)) = repeated(&found) {
+        return error(format!(
+            "holds `{one}` and `{other}`, parts of several copies of the split `{name}`: the same rows twice? name the \
+             files, {name} = [..]"
+        ));
+    }
     match missing(&found) {
         Some((number, all)) => {
             error(format!("of the {all} files of the split `{name}` number {number} is missing; fetch it"))
         }
         None => Ok(found),
     }
+}
+
+/// Two files that are no parts of one whole: they have one number, or come from wholes of several sizes, or one has no
+/// number.
+fn repeated(files: &[PathBuf]) -> Option<(String, String)> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    files.iter().enumerate().find_map(|(i, path)| {
+        let own = numbered(path);
+        let of_one_whole = |other: &Option<(usize, usize)>| match (own, other) {
+            (None, None) => true,
+            (Some((number, all)), Some((other, others))) => number != *other && all == *others,
+            _ => false,
+        };
+        let other = files[..i].iter().find(|other| !of_one_whole(&numbered(other)))?;
+        Some((name(other), name(path)))
+    })
 }
 
 /// The first number that lacks among files such as `train-00000-of-00002.parquet`, and how many there should be.
@@ -86,6 +108,20 @@ mod tests {
                 refused,
                 "{second}"
             );
+        }
+    }
+
+    #[test]
+    fn parts_of_several_copies_are_found() {
+        for (names, repeats) in [
+            (&["train-00000-of-00002.csv", "train-00001-of-00002.csv"][..], false),
+            (&["train-00000-of-00001-aa.csv", "train-00000-of-00001-bb.csv"], true),
+            (&["train-00000-of-00001.csv", "train-00000-of-00002.csv", "train-00001-of-00002.csv"], true),
+            (&["train-00000-of-00001.csv", "train.csv"], true),
+            (&["train-1.csv", "train-2.csv"], false),
+        ] {
+            let files: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+            assert_eq!(repeated(&files).is_some(), repeats, "{names:?}");
         }
     }
 
