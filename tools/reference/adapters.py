@@ -78,6 +78,11 @@ def cases():
     yield "llama-lora-output-layer", lora(**one, target_modules=["q_proj", "lm_head"], **text)
     yield "llama-lora-saved-layers", lora(**one, target_modules=["q_proj"], modules_to_save=["norm", "embed_tokens"],
                                           **text)
+    # PEFT puts nothing inside a module that is saved, and takes a name that no module has for nothing
+    yield "llama-lora-saved-targets", lora(**one, target_modules=["q_proj", "k_proj", "c_attn"],
+                                           modules_to_save=["k_proj", "lm_head"], **text)
+    yield "bert-ia3-saved-pooler", peft.IA3Config(target_modules=["key", "pooler.dense"], feedforward_modules=[],
+                                                  modules_to_save=["pooler"], **seq)
     yield "roberta-lora-head", lora(**base, target_modules=QV, modules_to_save=["classifier"], **seq)
     yield "roberta-lora-head-state-dict", lora(**base, target_modules=QV, **seq)
     dense = ["intermediate.dense", "attention.output.dense"]

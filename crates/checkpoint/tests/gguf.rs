@@ -187,6 +187,7 @@ fn keys_are_followed_or_refused() {
     refused(&with("llama.attention.head_count", Value::U32(0)), &["llama.attention.head_count"]);
     refused(&with("llama.attention.head_count_kv", Value::U32(2)), &["llama.attention.head_count_kv"]);
     refused(&with("llama.feed_forward_length", Value::I32s(vec![16, 8])), &["llama.feed_forward_length"]);
+    refused(&with("llama.feed_forward_length", Value::I32s(vec![])), &["feed_forward_length", "0 values"]);
     refused(&with("general.architecture", text("qwen2")), &["qwen2"]);
     refused(&with("general.type", text("adapter")), &["general.type"]);
     refused(&with("tokenizer.ggml.anything", Value::U32(0)), &["tokenizer.ggml.anything"]);
@@ -211,6 +212,11 @@ fn a_header_says_each_thing_once_and_in_its_form() {
     let mut twice = File::tiny();
     twice.tensors.push(twice.tensors[0].clone());
     refused(&twice, &["token_embd.weight", "twice"]);
+    let ones = [1f32; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let divisors = Tensor { bytes: ones, ..counted("rope_freqs.weight", &[2]) };
+    let mut twice = File::tiny().tensor(divisors.clone());
+    twice.tensors.push(divisors);
+    refused(&twice, &["rope_freqs.weight", "twice"]);
     refused(&File::tiny().with("general.alignment", Value::U32(24)), &["general.alignment"]);
     refused(&File::tiny().with("llama.context_length", text("64")), &["llama.context_length"]);
     let folder = tempfile::tempdir().unwrap();

@@ -164,6 +164,7 @@ impl<'a> PeftConfig<'a> {
             layers_pattern: self
                 .value::<Option<OneOrMore<String>>>("layers_pattern", None)?
                 .filter(|pattern| pattern.as_slice().iter().any(|pattern| !pattern.is_empty())),
+            modules_to_save: Some(self.value("modules_to_save", Vec::new())?),
         })
     }
 

@@ -27,6 +27,10 @@ pub struct Selection {
     /// Names of the lists whose entries those numbers count; any if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers_pattern: Option<OneOrMore<String>>,
+    /// Of an adapter that was read, the modules that it holds as a whole: PEFT puts nothing on them or inside them,
+    /// and takes names that no module has for nothing. None for settings of an experiment.
+    #[serde(skip)]
+    pub modules_to_save: Option<Vec<String>>,
 }
 
 /// A value, or a list of them.
@@ -71,7 +75,18 @@ impl Selection {
         outline: &'o Outline,
     ) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         let layers = self.layers()?;
-        let mut selected = Targets::select(self.target_modules.as_ref(), roles, outline)?;
+        let found = self.found(outline);
+        let mut selected = Targets::select(found.as_ref().or(self.target_modules.as_ref()), roles, outline)?;
+        for module in self.modules_to_save.iter().flatten() {
+            let saved = compile("modules_to_save", &format!(r"^(?:^|.*\.){module}(?:$|\..*)"))?;
+            let mut kept = Vec::with_capacity(selected.len());
+            for projection in selected {
+                if !saved.is_match(&projection.name).map_err(|error| gave_up("modules_to_save", &error))? {
+                    kept.push(projection);
+                }
+            }
+            selected = kept;
+        }
         if let Some(excluded) = &self.exclude_modules {
             let excluded = excluded.matcher("exclude_modules")?;
             let mut kept = Vec::with_capacity(selected.len());
@@ -100,6 +115,16 @@ impl Selection {
                 "exclude_modules and layers_to_transform leave none of the projections that target_modules names",
             )),
         }
+    }
+
+    /// The names that modules have, of an adapter that was read; none where all are to have one.
+    fn found(&self, outline: &Outline) -> Option<Targets> {
+        let (Some(Targets::Names(names)), Some(_)) = (&self.target_modules, &self.modules_to_save) else {
+            return None;
+        };
+        let known = |name: &&String| outline.modules().any(|module| crate::target::is_named(module, name));
+        let found: Vec<String> = names.iter().filter(known).cloned().collect();
+        (!found.is_empty()).then_some(Targets::Names(found))
     }
 
     fn layers(&self) -> Result<Option<Layers<'_>>, NotApplicable> {

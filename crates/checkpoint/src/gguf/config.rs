@@ -76,6 +76,12 @@ impl Gguf {
     /// A number that every layer has; llama.cpp takes one for each layer, too.
     fn for_all_layers(&self, key: &str) -> Result<Option<usize>, CheckpointError> {
         let Some(GgufValue::Integers(values)) = self.get(key) else { return self.integer(key) };
+        if self.integer("llama.block_count")?.is_some_and(|layers| values.len() < layers) {
+            return Err(self.refuse(&format!(
+                "`{key}` has {} values, fewer than the layers there are (`llama.block_count`)",
+                values.len()
+            )));
+        }
         match &values[..] {
             [first, rest @ ..] if (0..=LARGEST).contains(first) && rest.iter().all(|value| value == first) => {
                 Ok(Some(*first as usize))

@@ -96,7 +96,10 @@ impl Gguf {
                 if values.iter().any(|value| !value.is_finite() || *value <= 0.0) {
                     return refuse(format!("tensor `{name}` has a value that is no divisor of a frequency"));
                 }
-                self.divisors.insert(name, values.into_iter().map(f64::from).collect());
+                let values = values.into_iter().map(f64::from).collect();
+                if self.divisors.insert(name.clone(), values).is_some() {
+                    return refuse(format!("tensor `{name}` is there twice"));
+                }
             }
             Some(Use::Parameter(hub)) => {
                 let entry = Entry { info: TensorInfo { shape, dtype }, file, start, size, heads: None };
