@@ -277,11 +277,21 @@ impl HubSource {
                 Shards::of(Index::read(&index)?, |name| self.get(name))?
             }
         };
-        for beside in SPECIAL {
-            // each of them may be missing; they are looked for beside the configuration
-            let _ = self.get(beside);
-        }
-        open(&config, &shards, self.get(TOKENIZER).ok())
+        let mut warnings = Vec::new();
+        let mut optional = |file| match self.look(file) {
+            Looked::Found(path) => Some(path),
+            Looked::Absent(_) => None,
+            Looked::Unknown(error) => {
+                warnings.push(format!("{error}; until then it is read as if there were no such file"));
+                None
+            }
+        };
+        // they are looked for beside the configuration
+        SPECIAL.into_iter().for_each(|file| drop(optional(file)));
+        let tokenizer = optional(TOKENIZER);
+        let mut files = open(&config, &shards, tokenizer)?;
+        files.warnings.append(&mut warnings);
+        Ok(files)
     }
 
     /// Opens a GGUF file of the repository, with every part where it is in parts.
@@ -349,26 +359,53 @@ impl HubSource {
 
     /// A file of the repository, from the cache or else from the Hub.
     fn get(&self, file: &str) -> Result<PathBuf, CheckpointError> {
+        match self.look(file) {
+            Looked::Found(path) => Ok(path),
+            Looked::Absent(error) | Looked::Unknown(error) => Err(error),
+        }
+    }
+
+    fn look(&self, file: &str) -> Looked {
         let cache = Self::cache();
         if let Some(path) = cache.repo(self.repo()).get(file) {
-            return Ok(path);
+            return Looked::Found(path);
         }
-        let what = format!("hub:{}@{}", self.name, self.revision);
         let place = cache.path().display().to_string();
+        let error = |what: &str| {
+            let message = format!("{file} is not in the cache {place}, and {what}");
+            CheckpointError::new(format!("hub:{}@{}", self.name, self.revision), message)
+        };
         if is_offline() {
-            let message =
-                format!("{file} is not in the cache {place}, and HF_HUB_OFFLINE forbids to fetch it");
-            return Err(CheckpointError::new(what, message));
+            return Looked::Absent(error("HF_HUB_OFFLINE forbids to fetch it"));
         }
         let api = hf_hub::api::sync::ApiBuilder::from_cache(cache).with_progress(false).build();
-        let fetched = api.and_then(|api| api.repo(self.repo()).get(file));
-        fetched.map_err(|error| {
-            let message = format!(
-                "{file} is not in the cache {place}, and fetching it failed: {error}; check the name and the network, \
-                 or give a local folder"
-            );
-            CheckpointError::new(what, message)
-        })
+        match api.and_then(|api| api.repo(self.repo()).get(file)) {
+            Ok(path) => Looked::Found(path),
+            Err(cause) => {
+                let error = error(&format!(
+                    "fetching it failed: {cause}; check the name and the network, or give a local folder"
+                ));
+                if is_not_found(&cause) { Looked::Absent(error) } else { Looked::Unknown(error) }
+            }
+        }
+    }
+}
+
+/// What asking for a file of a repository gave.
+enum Looked {
+    Found(PathBuf),
+    Absent(CheckpointError),
+    /// The Hub could not be asked, or gave no answer.
+    Unknown(CheckpointError),
+}
+
+/// Whether the Hub answered that there is no such file.
+fn is_not_found(error: &hf_hub::api::sync::ApiError) -> bool {
+    use hf_hub::api::sync::ApiError;
+    match error {
+        ApiError::RequestError(error) => error.to_string() == "http status: 404",
+        ApiError::TooManyRetries(error) => is_not_found(error),
+        _ => false,
     }
 }
 
@@ -379,6 +416,8 @@ fn is_offline() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
 
     #[test]
@@ -397,6 +436,28 @@ mod tests {
             bytes[at] = 0;
         }
         assert_eq!(digest_of(&bytes), whole);
+    }
+
+    #[test]
+    fn a_file_that_the_hub_lacks_is_not_one_that_it_could_not_be_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        for (status, absent) in [("404 Not Found", true), ("503 Service Unavailable", false)] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let _ = stream.read(&mut [0; 4096]).unwrap();
+                    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                        .unwrap();
+                }
+            });
+            let cache = Cache::new(dir.path().to_owned());
+            let builder = hf_hub::api::sync::ApiBuilder::from_cache(cache).with_endpoint(endpoint);
+            let api = builder.with_progress(false).build().unwrap();
+            let error = api.model("a/b".to_owned()).get("tokenizer_config.json").unwrap_err();
+            assert_eq!(is_not_found(&error), absent, "{error}");
+        }
     }
 
     #[test]
