@@ -35,8 +35,10 @@ static ALLOCATOR: watch::Watched = watch::Watched;
 
 /// What each byte of an input may cost.
 const ALLOWED_FOR_A_BYTE: usize = 64;
-/// Above this an input hangs.
+/// Above this an input hangs: of the processor's time, which a machine with other work does not stretch, or of any
+/// time where it waits.
 const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Findings after which a target is left.
 const ENOUGH: usize = 10;
 
@@ -59,6 +61,16 @@ struct Progress {
     findings: AtomicU64,
     /// Milliseconds since the start at which the input began; 0 when there is none.
     began: AtomicU64,
+    /// The processor's milliseconds at that moment.
+    began_work: AtomicU64,
+}
+
+/// What the program has taken of the processor, in milliseconds; 0 where the system does not tell.
+fn worked() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // the fields behind the name, which may hold anything: the 12th and 13th are hundredths of seconds
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    10 * fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
 }
 
 fn main() -> ExitCode {
@@ -98,7 +110,11 @@ fn watched(target: &'static Target, settings: &Arc<Settings>) -> u64 {
     while !thread.is_finished() {
         std::thread::sleep(Duration::from_millis(if settings.seconds.is_some() { 100 } else { 10 }));
         let began = progress.began.load(Ordering::Relaxed);
-        let hangs = began > 0 && start.elapsed() > Duration::from_millis(began) + LONGEST;
+        let waited = start.elapsed().saturating_sub(Duration::from_millis(began));
+        let spent = || worked().saturating_sub(progress.began_work.load(Ordering::Relaxed));
+        let hangs = began > 0
+            && waited > LONGEST
+            && (waited > LONGEST_WAIT || Duration::from_millis(spent()) > LONGEST);
         let story = watch::caught().or(hangs.then(|| format!("takes more than {LONGEST:?}")));
         if let Some(story) = story {
             let tried = progress.tried.load(Ordering::Relaxed);
@@ -193,6 +209,7 @@ impl Trial {
         seed.write(&input);
         let tried = self.progress.tried.fetch_add(1, Ordering::Relaxed);
         let now = self.start.elapsed().as_millis() as u64;
+        self.progress.began_work.store(worked(), Ordering::Relaxed);
         self.progress.began.store(now.max(1), Ordering::Relaxed);
         watch::allow(self.target.allowed + ALLOWED_FOR_A_BYTE * seed.size());
         let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));

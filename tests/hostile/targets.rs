@@ -172,6 +172,7 @@ fn one_cell(plan: &Plan, cell: &Cell, out: &Path) -> Result<(), String> {
     let tokens: usize = examples.map(|example| example.input_ids.len()).sum();
     let small = weights <= SMALL
         && tokens <= 1 << 12
+        && plan.heads[cell.task_index].outline.dimensions.layers <= 8
         && cell.training.gradient_accumulation <= 8
         && largest(&cell.settings["method"]) <= 256;
     if !small && weights < TOO_LARGE {
