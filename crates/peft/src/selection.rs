@@ -196,10 +196,12 @@ fn gave_up(key: &str, error: &fancy_regex::Error) -> NotApplicable {
 /// # Errors
 /// Where it is none, or Python and this program would read it differently.
 pub(crate) fn compile(key: &str, pattern: &str) -> Result<Regex, NotApplicable> {
-    // sets of characters and escapes that only one of both has
-    let differs =
-        ["[[", "&&", "--", "~~", "\\K", "\\G", "\\h", "\\H", "\\z", "\\e", "\\p", "\\P", "(?<n", "\\N"];
-    if let Some(part) = differs.iter().find(|part| pattern.contains(**part)) {
+    // sets of characters, escapes and groups that only one of both has; `(?<` is a look-behind or no Python
+    let differs = [
+        "[[", "&&", "--", "~~", "\\K", "\\G", "\\h", "\\H", "\\z", "\\e", "\\p", "\\P", "\\N", "(?<", "(?P>",
+    ];
+    let without = pattern.replace("(?<=", " ").replace("(?<!", " ");
+    if let Some(part) = differs.iter().find(|part| without.contains(**part)) {
         return Err(NotApplicable::new(format!(
             "{key} `{pattern}`: `{part}` means something else, or nothing, in Python; write it another way"
         )));
@@ -252,8 +254,9 @@ mod tests {
 
     #[test]
     fn a_pattern_that_python_reads_otherwise_or_never_ends_is_refused() {
-        assert!(matches(r"[a&&b].*", Q).is_err());
-        assert!(matches("(", Q).is_err());
+        for pattern in [r"[a&&b].*", "(", r"(?<x>q)_proj", r"(?P>x)"] {
+            assert!(matches(pattern, Q).is_err(), "{pattern}");
+        }
         assert!(matches(r"(\w+\.?)+(?=X)\1Y", Q).is_err());
     }
 
