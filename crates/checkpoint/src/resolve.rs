@@ -31,6 +31,8 @@ pub struct ModelFiles {
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// What makes a folder that of an adapter.
+const ADAPTER: &str = "adapter_config.json";
 /// Files that say which tokens are special.
 const SPECIAL: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
 const SINGLE: &str = "model.safetensors";
@@ -116,13 +118,21 @@ fn open(
     if let Some(index) = &shards.index {
         index.check(&weights)?;
     }
-    let special = SpecialTokens::read(config_path.parent().unwrap_or(Path::new(".")))?;
+    let folder = config_path.parent().unwrap_or(Path::new("."));
+    let special = SpecialTokens::read(folder)?;
+    let adapter = folder.join(ADAPTER).is_file().then(|| {
+        format!(
+            "{}: the adapter beside the model is not read, though transformers puts it on the model by itself; score it \
+             with `bench import`",
+            folder.join(ADAPTER).display()
+        )
+    });
     Ok(ModelFiles {
         digest: digest(&shards.files, &config)?,
         config,
         weights: Box::new(weights),
         tokenizer: tokenizer.map(|path| load_tokenizer(&path)).transpose()?,
-        warnings: Vec::new(),
+        warnings: adapter.into_iter().collect(),
         special,
     })
 }
@@ -160,6 +170,12 @@ fn only_gguf(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
 
 /// Why a folder without safetensors cannot be read, with the way to convert what it has.
 fn no_weights(folder: &Path) -> String {
+    if folder.join(ADAPTER).is_file() {
+        return format!(
+            "holds an adapter ({ADAPTER}) and no model; name the model that it belongs to as source in [model], and score \
+             the adapter with `bench import`"
+        );
+    }
     let missing = format!(
         "holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints and .gguf files can be read"
     );
@@ -458,6 +474,18 @@ mod tests {
             let error = api.model("a/b".to_owned()).get("tokenizer_config.json").unwrap_err();
             assert_eq!(is_not_found(&error), absent, "{error}");
         }
+    }
+
+    #[test]
+    fn an_adapter_is_no_model_and_is_told_beside_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(ADAPTER), "{}").unwrap();
+        let message = resolve(".", dir.path()).err().unwrap().to_string();
+        assert!(message.contains(ADAPTER) && message.contains("bench import"), "{message}");
+        crate::write_safetensors(&dir.path().join(SINGLE), &[("w".to_owned(), vec![1], vec![0.0])]).unwrap();
+        std::fs::write(dir.path().join(CONFIG), "{}").unwrap();
+        let told = resolve(".", dir.path()).unwrap().warnings;
+        assert!(told.len() == 1 && told[0].contains(ADAPTER), "{told:?}");
     }
 
     #[test]

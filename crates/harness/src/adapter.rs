@@ -195,21 +195,23 @@ pub fn save(
     config["revision"] = base_model.revision.as_deref().into();
     config["task_type"] = if sequence { "SEQ_CLS" } else { "CAUSAL_LM" }.into();
     config["inference_mode"] = true.into();
+    // what a method brings along frozen was drawn, and PEFT draws otherwise
+    let kept =
+        |info: &params::ParamInfo| info.trained || !outline.has(&info.name) || drawn.contains(&info.name);
+    let tensors = params::tensors(model, kept);
+    let wrapped = wrapped(outline, &tensors);
     config["modules_to_save"] = match sequence {
         true => {
-            let pooler = drawn.iter().any(|name| name.contains(POOLER)).then_some("pooler");
-            ["classifier", "score"].into_iter().chain(pooler).collect()
+            // one with an update is a base layer in the file, for PEFT puts nothing inside what it saves
+            let whole = !wrapped.iter().any(|module| module.contains(POOLER));
+            let pooler = drawn.iter().any(|name| name.contains(POOLER)) && whole;
+            ["classifier", "score"].into_iter().chain(pooler.then_some("pooler")).collect()
         }
         false => serde_json::Value::Null,
     };
     std::fs::create_dir_all(dir).map_err(|error| HarnessError::write(dir, &error))?;
     let text = serde_json::to_string_pretty(&config).unwrap_or_default();
     peftlab_record::write_atomic(&dir.join("adapter_config.json"), text.as_bytes())?;
-    // what a method brings along frozen was drawn, and PEFT draws otherwise
-    let kept =
-        |info: &params::ParamInfo| info.trained || !outline.has(&info.name) || drawn.contains(&info.name);
-    let tensors = params::tensors(model, kept);
-    let wrapped = wrapped(outline, &tensors);
     let name = |name: &str| match name.rsplit_once('.') {
         Some((module, last)) if wrapped.contains(module) && outline.has(name) => {
             format!("{module}.base_layer.{last}")
