@@ -3,7 +3,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RecordError, read_error, write_atomic};
+use crate::files::read_error;
+use crate::{RecordError, write_atomic};
 
 /// What a device can do, as `bench device` measured it; `tools/peer/device.py` writes the same of PyTorch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

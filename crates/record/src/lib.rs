@@ -3,18 +3,18 @@
 //! year: a change of meaning raises [`SCHEMA`].
 
 mod device;
+mod files;
 mod kernels;
 mod number;
 mod splits;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use device::{DevicePeakSource, DeviceReport, Measure};
+pub use files::{predictions_path, read_table, steps_path, write_atomic, write_table};
 pub use kernels::{KernelProfile, KernelTime};
 pub use splits::SplitInfo;
 
@@ -390,123 +390,4 @@ pub enum RecordError {
         /// Its version.
         found: u64,
     },
-}
-
-fn read_error(path: &Path, error: impl std::fmt::Display) -> RecordError {
-    RecordError::File { path: path.to_owned(), message: format!("cannot be read: {error}") }
-}
-
-impl Record {
-    /// Reads a record.
-    ///
-    /// # Errors
-    /// Where it cannot be read, or is of another schema.
-    pub fn read(path: &Path) -> Result<Self, RecordError> {
-        let text = std::fs::read_to_string(path).map_err(|error| read_error(path, error))?;
-        let corrupt = |error: serde_json::Error| RecordError::File {
-            path: path.to_owned(),
-            message: format!("is not a record: {error}; delete the file to have its cell run again"),
-        };
-        let value: Value = serde_json::from_str(&text).map_err(corrupt)?;
-        match value["schema"].as_u64() {
-            Some(schema) if schema == u64::from(SCHEMA) => serde_json::from_value(value).map_err(corrupt),
-            schema => Err(RecordError::Schema { path: path.to_owned(), found: schema.unwrap_or(0) }),
-        }
-    }
-
-    /// Every record of the results folder `dir`, in the order of their file names; no trials.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
-    pub fn read_all(dir: &Path) -> Result<Vec<(PathBuf, Self)>, RecordError> {
-        Self::read_folder(&dir.join(RUNS))
-    }
-
-    /// Every record in `folder`, [`RUNS`] or [`TRIALS`] of a results folder, in the order of their file names;
-    /// nothing where there is no such folder.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
-    pub fn read_folder(folder: &Path) -> Result<Vec<(PathBuf, Self)>, RecordError> {
-        let entries = match std::fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(folder, error)),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|error| read_error(folder, error))?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        paths.into_iter().map(|path| Self::read(&path).map(|record| (path, record))).collect()
-    }
-
-    /// Writes the record so that a reader sees all of it or nothing.
-    ///
-    /// # Errors
-    /// Where the folder cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), RecordError> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| RecordError::File { path: path.to_owned(), message: error.to_string() })?;
-        text.push(b'\n');
-        write_atomic(path, &text)
-    }
-}
-
-/// The table of steps beside a record.
-pub fn steps_path(record: &Path) -> PathBuf {
-    record.with_extension("steps.csv")
-}
-
-/// The table of predictions beside a record.
-pub fn predictions_path(record: &Path) -> PathBuf {
-    record.with_extension("predictions.csv")
-}
-
-/// Writes a table of steps or predictions.
-///
-/// # Errors
-/// Where the folder cannot be written.
-pub fn write_table<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RecordError> {
-    let failed = |error: String| RecordError::File { path: path.to_owned(), message: error };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.serialize(row).map_err(|error| failed(error.to_string()))?;
-    }
-    write_atomic(path, &writer.into_inner().map_err(|error| failed(error.to_string()))?)
-}
-
-/// Reads a table of steps or predictions; none where there is no such file.
-///
-/// # Errors
-/// Where it is not one.
-pub fn read_table<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>, RecordError> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let mut reader = csv::Reader::from_path(path).map_err(|error| read_error(path, error))?;
-    let rows: Result<Vec<T>, _> = reader.deserialize().collect();
-    rows.map(Some).map_err(|error| read_error(path, error))
-}
-
-/// Writes a file so that a reader sees all of it or nothing.
-///
-/// # Errors
-/// Where the folder cannot be written.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
-    let write = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error: std::io::Error| RecordError::File {
-        path: path.to_owned(),
-        message: format!("cannot be written: {error}; choose another folder with --out"),
-    })
 }
