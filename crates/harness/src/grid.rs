@@ -359,7 +359,7 @@ enum Ended {
 }
 
 fn ended_badly(status: ExitStatus, errors: &str) -> Ended {
-    let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines = causes(errors);
     let mut message = lines[lines.len().saturating_sub(5)..].join("; ");
     let killed = killed_by_kernel(status);
     // what Rust's allocator, the CUDA driver and CubeCL say; the cause comes first, its consequences last
@@ -382,6 +382,21 @@ fn ended_badly(status: ExitStatus, errors: &str) -> Ended {
     Ended::Badly { status: if out_of_memory { Status::OutOfMemory } else { Status::Failed }, message }
 }
 
+/// The lines that say what went wrong: without those of a backtrace, which `RUST_BACKTRACE` puts after a cause.
+fn causes(errors: &str) -> Vec<&str> {
+    let mut in_trace = false;
+    let cause = |line: &&str| {
+        in_trace = match line {
+            line if line.starts_with("stack backtrace:") => true,
+            // a frame, its place, or a note after the frames
+            line if line.starts_with([' ', '\t']) || line.starts_with("note: ") => in_trace,
+            _ => false,
+        };
+        !in_trace && !line.trim().is_empty() && !line.starts_with("note: ")
+    };
+    errors.lines().filter(cause).collect()
+}
+
 #[cfg(unix)]
 fn killed_by_kernel(status: ExitStatus) -> bool {
     std::os::unix::process::ExitStatusExt::signal(&status) == Some(9)
@@ -390,4 +405,19 @@ fn killed_by_kernel(status: ExitStatus) -> bool {
 #[cfg(not(unix))]
 fn killed_by_kernel(_: ExitStatus) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backtrace_does_not_take_a_causes_place() {
+        let errors = "thread 'main' (7) panicked at src/a.rs:1:2:\nindex out of bounds\nstack backtrace:\n   0: core::panicking\n\
+                      \x20            at /rustc/a.rs:3\n   1: main\nnote: Some details are omitted\nerror: it ended\n";
+        assert_eq!(
+            causes(errors),
+            ["thread 'main' (7) panicked at src/a.rs:1:2:", "index out of bounds", "error: it ended"]
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! Records, put together as rows and columns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use peftlab_metrics::{Metric, Predictions};
 use peftlab_record::{
@@ -284,6 +284,7 @@ fn row(
     let largest = runs.iter().map(|(_, record)| parameters(record)).max_by_key(|p| p.trained);
     let mut cells = Vec::new();
     for (column, task) in columns.iter().zip(tasks) {
+        let metric = Metric::parse(&task.metric);
         let mut cell = Cell::default();
         let mut errors = Vec::new();
         let here: Vec<_> = runs.iter().filter(|(_, record)| record.task.index == *column).collect();
@@ -296,7 +297,7 @@ fn row(
                     cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
                     // the table beside a record is of the test set where there is one
                     if task.on_validation == record.measured.as_ref().is_some_and(|m| m.test.is_empty()) {
-                        cell.predictions.extend(read_table(&predictions_path(path))?);
+                        cell.predictions.extend(read_predictions(&predictions_path(path), metric)?);
                     }
                 }
                 Err(failure) => cell.failure = Some(failure),
@@ -331,23 +332,46 @@ fn row(
     })
 }
 
-/// Predictions of a cell's runs in the form that a metric takes; none where a run has none, or one that is no number
-/// or no class.
+/// The table of predictions at `path`; none where there is no such file. Every number in it must be one that `metric`
+/// can take: a comparison that is left out for a number's sake would look like one that shows no difference.
+fn read_predictions(path: &Path, metric: Option<Metric>) -> Result<Option<Vec<Prediction>>, RecordError> {
+    let (Some(items), Some(metric)) = (read_table::<Prediction>(path)?, metric) else { return Ok(None) };
+    let number = ("a number", f64::is_finite as fn(f64) -> bool);
+    let class = ("the number of a class", is_count as fn(f64) -> bool);
+    let (predicted, expected) = match metric {
+        Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => (class, class),
+        Metric::Pearson | Metric::Spearman | Metric::Mse => (number, number),
+        Metric::Perplexity | Metric::Loss => (number, ("a number of tokens", is_count as fn(f64) -> bool)),
+    };
+    for (row, item) in items.iter().enumerate() {
+        let fields = [("predicted", item.predicted, predicted), ("expected", item.expected, expected)];
+        if let Some((field, value, (what, _))) = fields.iter().find(|(_, value, (_, holds))| !holds(*value)) {
+            let row = row + 1;
+            let message = format!(
+                "{field} in row {row} is {value} and not {what}; delete the record beside it to have its cell run again"
+            );
+            return Err(RecordError::File { path: path.to_owned(), message });
+        }
+    }
+    Ok(Some(items))
+}
+
+fn is_count(value: f64) -> bool {
+    value >= 0.0 && value.fract() == 0.0
+}
+
+/// Predictions of a cell's runs in the form that a metric takes; none where a run has none.
 fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
     if cell.predictions.is_empty() || cell.predictions.len() != cell.scores.len() {
         return None;
     }
-    let whole = |value: f64| (value >= 0.0 && value.fract() == 0.0).then_some(value as usize);
     let one = |items: &Vec<Prediction>| {
         let predicted = || items.iter().map(|item| item.predicted);
         let expected = || items.iter().map(|item| item.expected);
-        if !predicted().chain(expected()).all(f64::is_finite) {
-            return None;
-        }
-        Some(match metric {
+        match metric {
             Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => {
-                let predicted: Vec<usize> = predicted().map(whole).collect::<Option<_>>()?;
-                let expected: Vec<usize> = expected().map(whole).collect::<Option<_>>()?;
+                let predicted: Vec<usize> = predicted().map(|class| class as usize).collect();
+                let expected: Vec<usize> = expected().map(|class| class as usize).collect();
                 // as many classes as there are numbers of them, whatever these are: 0 and 1 stay themselves for F1
                 let known: BTreeSet<usize> =
                     predicted.iter().chain(&expected).copied().chain([0, 1]).collect();
@@ -365,11 +389,11 @@ fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
             }
             Metric::Perplexity | Metric::Loss => Predictions::Tokens {
                 sum_loss: predicted().collect(),
-                tokens: expected().map(whole).collect::<Option<_>>()?,
+                tokens: expected().map(|tokens| tokens as usize).collect(),
             },
-        })
+        }
     };
-    cell.predictions.iter().map(one).collect()
+    Some(cell.predictions.iter().map(one).collect())
 }
 
 /// A number of parameters, short: `4.39 M`.
@@ -380,5 +404,29 @@ pub(crate) fn size(parameters: u64) -> String {
         1_000..1_000_000 => format!("{:.2} k", value / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2} M", value / 1e6),
         _ => format!("{:.2} G", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_that_is_no_class_is_refused_with_its_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.predictions.csv");
+        let read = |last: &str, metric| {
+            std::fs::write(&path, format!("item,predicted,expected,loss\n0,1.0,0.0,0.5\n1,{last},0.5\n"))
+                .unwrap();
+            read_predictions(&path, Some(metric)).map_err(|error| error.to_string())
+        };
+        for last in ["-1.0,0.0", "0.5,0.0", "1.0,NaN", "1.0,inf"] {
+            let message = read(last, Metric::Accuracy).unwrap_err();
+            assert!(message.contains("row 2") && message.contains("run.predictions.csv"), "{message}");
+        }
+        assert!(read("-1.0,0.0", Metric::Accuracy).unwrap_err().contains("predicted"));
+        assert!(read("-1.5,0.5", Metric::Pearson).unwrap().is_some());
+        assert!(read("NaN,0.5", Metric::Mse).is_err());
+        assert!(read("3.5,0.5", Metric::Loss).unwrap_err().contains("expected"));
     }
 }
