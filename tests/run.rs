@@ -272,13 +272,106 @@ fn a_changed_grid_of_rates_runs_what_is_new() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(record(&out, cell)["settings"]["training"]["learning_rate"], 1e-3);
     let aside = names(&out.join("put-aside"), ".json");
-    assert_eq!((names(&out.join("trials"), ".json").len(), aside.len()), (1, 2), "{aside:?}");
+    // two trials, and what the cell was with the other rate
+    assert_eq!((names(&out.join("trials"), ".json").len(), aside.len()), (1, 3), "{aside:?}");
     // and where no rate works the cell fails with the trial's reason
     let (code, said) = run("[1e30]");
     assert_eq!(code, Some(1), "{said}");
     let failed = record(&out, cell);
     let message = failed["message"].as_str().unwrap();
     assert!(message.starts_with("every trial of the search for a learning rate failed; 1e30:"), "{message}");
+}
+
+#[test]
+fn what_a_changed_experiment_made_before_is_kept_and_no_table_mixes_it_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |rank: u32, seeds: &str, only: &[&str]| {
+        let methods = format!(
+            "[[method]]\nname = \"lora\"\nlabel = \"a | b\"\nrank = {rank}\n\n[[method]]\nname = \"bitfit\"\n"
+        );
+        let file = experiment(dir.path(), "changed", seeds, 2, &methods);
+        let arguments = [&["run", file.to_str().unwrap(), "--out", "out"], only].concat();
+        let output = bench(dir.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    let (out, lora) = (dir.path().join("out"), "00-a-b--sentiment--seed0");
+    let file = |name: &str| std::fs::read(out.join(name)).unwrap();
+    run(2, "[0, 1]", &[]);
+    let first = file(&format!("runs/{lora}.json"));
+    let said = run(3, "[0, 1]", &["--only", "a | b"]);
+    assert!(said.contains("2 records were made with another") && said.contains("put-aside"), "{said}");
+    let second = file(&format!("runs/{lora}.json"));
+    let said = run(2, "[0, 1]", &[]);
+    assert!(said.contains("2 records were made") && said.contains("2 of 4 cells were done before"), "{said}");
+    assert_eq!(file(&format!("put-aside/{lora}.json")), first);
+    assert_eq!(file(&format!("put-aside/{lora}~2.json")), second);
+    let beside =
+        |stem: &str| names(&out.join("put-aside"), "").iter().filter(|name| name.starts_with(stem)).count();
+    assert_eq!((beside(&format!("{lora}.")), beside(&format!("{lora}~2."))), (4, 4));
+
+    // a table of predictions that is gone is told, and one that is cut is refused
+    let table = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert!(!table("table.md").contains("not compared") && table("table.md").contains("| a \\| b |"));
+    let predictions = out.join(format!("runs/{lora}.predictions.csv"));
+    let whole = std::fs::read_to_string(&predictions).unwrap();
+    std::fs::remove_file(&predictions).unwrap();
+    let said = text(&bench(dir.path(), &["report", "out"]));
+    assert!(said.contains("not compared: a | b on sentiment"), "{said}");
+    let cut: Vec<&str> = whole.lines().take(5).collect();
+    std::fs::write(&predictions, cut.join("\n")).unwrap();
+    let output = bench(dir.path(), &["report", "out"]);
+    let said = text(&output);
+    assert!(output.status.code() == Some(2) && said.contains("has 4 rows"), "{said}");
+}
+
+#[test]
+fn a_cell_ends_with_the_grid_that_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = experiment(dir.path(), "left", "[0]", 100_000, "[[method]]\nname = \"bitfit\"\n");
+    let mut grid = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["run", file.to_str().unwrap(), "--out", "out"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let cells = || {
+        let found = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok).filter(|entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(" cell ") && line.contains(file.to_str().unwrap())
+        });
+        found.count()
+    };
+    let wait = |count: usize| {
+        let start = Instant::now();
+        while cells() != count {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} cells, not {count}", cells());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    if cfg!(target_os = "linux") {
+        wait(1);
+    }
+    grid.kill().unwrap();
+    grid.wait().unwrap();
+    wait(0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_cannot_be_written_is_told() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["list", "methods"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let said = text(&output);
+    assert!(output.status.code() == Some(2) && said.contains("cannot be written"), "{said}");
 }
 
 #[test]

@@ -121,6 +121,9 @@ pub(crate) enum Command {
         /// The index is that of a trial of the search.
         #[arg(long)]
         trial: bool,
+        /// End when the standard input does.
+        #[arg(long)]
+        attended: bool,
     },
     /// Write one documentation page a method, from its card.
     #[command(hide = true)]

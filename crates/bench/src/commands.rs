@@ -23,7 +23,10 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
-        Command::Cell { file, index, identity, out, trial } => {
+        Command::Cell { file, index, identity, out, trial, attended } => {
+            if *attended {
+                end_with_the_standard_input();
+            }
             let plan = Plan::read_for_cell(file, registry, *index, *trial)?;
             let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
             let cell = cells.iter().find(|cell| (cell.index, &cell.identity) == (*index, identity));
@@ -84,6 +87,15 @@ fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &R
     }
     // a trial that diverged has told what it was run for
     Ok(if outcome.cells.failed == 0 { Outcome::Done } else { Outcome::Failed })
+}
+
+/// Ends this process when the one that holds the other end of the standard input is gone.
+fn end_with_the_standard_input() {
+    std::thread::spawn(|| {
+        // nothing is ever sent
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    });
 }
 
 fn run_cell(plan: &Plan, cell: Option<&Cell>, out: &Path) -> Result<Outcome> {

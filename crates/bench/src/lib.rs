@@ -9,6 +9,7 @@ mod progress;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use peftlab_peft::Registry;
@@ -30,6 +31,7 @@ pub fn main(registry: &Registry) -> ExitCode {
     peftlab_meter::allocated::keep_freed();
     let arguments = Arguments::parse();
     match commands::run(&arguments.command, registry) {
+        Ok(_) if OUTPUT_LOST.load(Ordering::Relaxed) => ExitCode::from(2),
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(1),
         Err(error) => {
@@ -43,7 +45,17 @@ pub fn main(registry: &Registry) -> ExitCode {
     }
 }
 
-/// Prints a line; a reader who has gone away is no error.
+/// Whether something that was to be printed is lost, as on a full disk.
+static OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line; a reader who has gone away is no error. One that cannot be written does not end a run, but the
+/// program says so when it ends.
 pub(crate) fn print(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !OUTPUT_LOST.swap(true, Ordering::Relaxed)
+    {
+        // nobody is left to tell if the standard error is gone
+        let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
+    }
 }

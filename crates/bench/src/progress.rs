@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -104,6 +105,15 @@ impl Progress for Shown {
             }
             None => {}
         }
+    }
+
+    fn put_aside(&mut self, records: usize, folder: &Path) {
+        let what = if records == 1 { "record was" } else { "records were" };
+        self.say(&format!(
+            "{records} {what} made with another program, model, data or settings and {} put aside in {}",
+            if records == 1 { "is" } else { "are" },
+            folder.display()
+        ));
     }
 
     fn finish(&mut self, cell: &Cell, record: &Record) {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
@@ -84,6 +84,8 @@ pub trait Progress: Send {
     fn cell(&mut self, cell: &Cell);
     /// Something happened in it.
     fn line(&mut self, cell: &Cell, line: &Line);
+    /// So many records, which the plan would not make any more, are in this folder now.
+    fn put_aside(&mut self, records: usize, folder: &Path);
     /// It ended, well or not.
     fn finish(&mut self, cell: &Cell, record: &Record);
 }
@@ -127,9 +129,11 @@ pub fn run_grid(
         return Err(HarnessError::input(&plan.experiment.path, message));
     }
     prepare(plan, out)?;
-    // what is no longer in the plan goes first: no choice and no table mixes it with what is
-    put_stale_aside(&plan.trials, &out.join(TRIALS), out)?;
-    put_stale_aside(&plan.cells, &out.join(RUNS), out)?;
+    // what the plan would not make any more goes first: no choice and no table mixes it with what it makes
+    let mut stale = out_of_plan(&plan.trials, &out.join(TRIALS))?;
+    stale.extend(of_another_plan(&plan.trials, &out.join(TRIALS))?);
+    stale.extend(out_of_plan(&plan.cells, &out.join(RUNS))?);
+    put_aside(&stale, out, progress)?;
     let asked = |cells: Vec<Cell>| -> Vec<Cell> {
         cells.into_iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect()
     };
@@ -139,7 +143,9 @@ pub fn run_grid(
         let later = asked(plan.cells.clone()).len();
         outcome.trials = grid.stage(&asked(plan.trials.clone()), TRIALS, later)?;
     }
-    let cells = asked(settled(plan, out)?);
+    let cells = settled(plan, out)?;
+    put_aside(&of_another_plan(&cells, &out.join(RUNS))?, out, grid.progress)?;
+    let cells = asked(cells);
     outcome.cells = grid.stage(&cells, RUNS, 0)?;
     Ok(outcome)
 }
@@ -233,11 +239,14 @@ impl<'p> Running<'_, 'p> {
             .arg(self.out)
             .args(cell.trial.then_some("--trial"))
             .env(THREADS, threads(plan.experiment.jobs).to_string())
-            .stdin(Stdio::null())
+            .arg("--attended")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| HarnessError::read(&program, &error))?;
+        // it ends when nobody holds this: a grid that was killed leaves no cell behind
+        let _attending = child.stdin.take();
         let mut stderr = child.stderr.take();
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
@@ -305,16 +314,26 @@ fn prepare(plan: &Plan, out: &Path) -> Result<(), HarnessError> {
     Ok(())
 }
 
-/// Puts records aside whose cells are no longer in the plan; nothing is deleted.
-fn put_stale_aside(cells: &[Cell], runs: &Path, out: &Path) -> Result<(), HarnessError> {
+/// Records in `runs` whose cells are no longer in the plan.
+fn out_of_plan(cells: &[Cell], runs: &Path) -> Result<Vec<PathBuf>, HarnessError> {
     let stems: HashSet<String> = cells.iter().map(Cell::stem).collect();
-    for (path, _) in Record::read_folder(runs)? {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if !stems.contains(&stem) {
-            put_aside(&path, out)?;
-        }
-    }
-    Ok(())
+    let records = Record::read_folder(runs)?;
+    Ok(records.into_iter().map(|(path, _)| path).filter(|path| !stems.contains(&stem(path))).collect())
+}
+
+/// Records in `runs` that stand in the place of one of `cells` and were made with other settings, data, model or
+/// program.
+fn of_another_plan(cells: &[Cell], runs: &Path) -> Result<Vec<PathBuf>, HarnessError> {
+    let cells: HashMap<String, &str> =
+        cells.iter().map(|cell| (cell.stem(), cell.identity.as_str())).collect();
+    let other = |(path, record): &(PathBuf, Record)| {
+        cells.get(&stem(path)).is_some_and(|identity| *identity != record.identity)
+    };
+    Ok(Record::read_folder(runs)?.into_iter().filter(other).map(|(path, _)| path).collect())
+}
+
+fn stem(record: &Path) -> String {
+    record.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Identities of those of `cells` that are done. A grid of rates may have grown without changing what it chose:
@@ -337,20 +356,37 @@ fn finished(cells: &[Cell], runs: &Path) -> Result<HashSet<String>, HarnessError
     Ok(done)
 }
 
-fn put_aside(record: &Path, out: &Path) -> Result<(), HarnessError> {
+/// Puts records aside, with what is beside them; nothing is deleted or written over.
+fn put_aside(records: &[PathBuf], out: &Path, progress: &mut dyn Progress) -> Result<(), HarnessError> {
+    if records.is_empty() {
+        return Ok(());
+    }
     let folder = out.join("put-aside");
     std::fs::create_dir_all(&folder).map_err(|error| HarnessError::write(&folder, &error))?;
-    let files = [
-        record.to_owned(),
+    for record in records {
+        let stem = stem(record);
+        let names = std::iter::once(stem.clone()).chain((2..).map(|number| format!("{stem}~{number}")));
+        let free =
+            |name: &String| companions(&folder.join(format!("{name}.json"))).all(|file| !file.exists());
+        let Some(name) = names.into_iter().find(free) else { continue };
+        let targets: Vec<_> = companions(&folder.join(format!("{name}.json"))).collect();
+        for (file, target) in companions(record).zip(targets).filter(|(file, _)| file.is_file()) {
+            std::fs::rename(file, &target).map_err(|error| HarnessError::write(&target, &error))?;
+        }
+    }
+    progress.put_aside(records.len(), &folder);
+    Ok(())
+}
+
+/// The files of a run, its record last: a stop half-way leaves a record that is put aside the next time.
+fn companions(record: &Path) -> impl Iterator<Item = PathBuf> {
+    [
         peftlab_record::steps_path(record),
         peftlab_record::predictions_path(record),
         record.with_extension("safetensors"),
-    ];
-    for file in files.iter().filter(|file| file.is_file()) {
-        let target = folder.join(file.file_name().unwrap_or_default());
-        std::fs::rename(file, &target).map_err(|error| HarnessError::write(&target, &error))?;
-    }
-    Ok(())
+        record.to_owned(),
+    ]
+    .into_iter()
 }
 
 enum Ended {

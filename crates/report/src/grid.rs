@@ -117,6 +117,8 @@ pub(crate) struct Cell {
     pub(crate) costs: Costs,
     /// Losses of each run.
     pub(crate) losses: Vec<Vec<Step>>,
+    /// Whether the table of a run's predictions is gone, so that nothing can be compared with it.
+    pub(crate) lacks_predictions: bool,
     predictions: Vec<Vec<Prediction>>,
 }
 
@@ -297,7 +299,9 @@ fn row(
                     cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
                     // the table beside a record is of the test set where there is one
                     if task.on_validation == record.measured.as_ref().is_some_and(|m| m.test.is_empty()) {
-                        cell.predictions.extend(read_predictions(&predictions_path(path), metric)?);
+                        let items = read_predictions(&predictions_path(path), metric, score.items)?;
+                        cell.lacks_predictions |= items.is_none() && metric.is_some();
+                        cell.predictions.extend(items);
                     }
                 }
                 Err(failure) => cell.failure = Some(failure),
@@ -333,9 +337,21 @@ fn row(
 }
 
 /// The table of predictions at `path`; none where there is no such file. Every number in it must be one that `metric`
-/// can take: a comparison that is left out for a number's sake would look like one that shows no difference.
-fn read_predictions(path: &Path, metric: Option<Metric>) -> Result<Option<Vec<Prediction>>, RecordError> {
+/// can take, and there must be `count` of them: a comparison that is left out, or made of fewer items, would look like any
+/// other.
+fn read_predictions(
+    path: &Path,
+    metric: Option<Metric>,
+    count: u64,
+) -> Result<Option<Vec<Prediction>>, RecordError> {
     let (Some(items), Some(metric)) = (read_table::<Prediction>(path)?, metric) else { return Ok(None) };
+    let refuse = |what: String| {
+        let message = format!("{what}; delete the record beside it to have its cell run again");
+        Err(RecordError::File { path: path.to_owned(), message })
+    };
+    if items.len() as u64 != count {
+        return refuse(format!("has {} rows, and its record speaks of {count}", items.len()));
+    }
     let number = ("a number", f64::is_finite as fn(f64) -> bool);
     let class = ("the number of a class", is_count as fn(f64) -> bool);
     let (predicted, expected) = match metric {
@@ -347,10 +363,7 @@ fn read_predictions(path: &Path, metric: Option<Metric>) -> Result<Option<Vec<Pr
         let fields = [("predicted", item.predicted, predicted), ("expected", item.expected, expected)];
         if let Some((field, value, (what, _))) = fields.iter().find(|(_, value, (_, holds))| !holds(*value)) {
             let row = row + 1;
-            let message = format!(
-                "{field} in row {row} is {value} and not {what}; delete the record beside it to have its cell run again"
-            );
-            return Err(RecordError::File { path: path.to_owned(), message });
+            return refuse(format!("{field} in row {row} is {value} and not {what}"));
         }
     }
     Ok(Some(items))
@@ -418,12 +431,13 @@ mod tests {
         let read = |last: &str, metric| {
             std::fs::write(&path, format!("item,predicted,expected,loss\n0,1.0,0.0,0.5\n1,{last},0.5\n"))
                 .unwrap();
-            read_predictions(&path, Some(metric)).map_err(|error| error.to_string())
+            read_predictions(&path, Some(metric), 2).map_err(|error| error.to_string())
         };
         for last in ["-1.0,0.0", "0.5,0.0", "1.0,NaN", "1.0,inf"] {
             let message = read(last, Metric::Accuracy).unwrap_err();
             assert!(message.contains("row 2") && message.contains("run.predictions.csv"), "{message}");
         }
+        assert!(read_predictions(&path, Some(Metric::Accuracy), 3).is_err());
         assert!(read("-1.0,0.0", Metric::Accuracy).unwrap_err().contains("predicted"));
         assert!(read("-1.5,0.5", Metric::Pearson).unwrap().is_some());
         assert!(read("NaN,0.5", Metric::Mse).is_err());

@@ -138,6 +138,12 @@ fn legend(grid: &Grid) -> Vec<String> {
     lines.extend(costs::legend(grid));
     for row in &grid.rows {
         for (cell, task) in row.cells.iter().zip(&grid.tasks) {
+            if cell.lacks_predictions {
+                lines.push(format!(
+                    "not compared: {} on {}, whose predictions.csv is not beside each record",
+                    row.label, task.name
+                ));
+            }
             if let Some((short, why)) = &cell.failure {
                 lines.push(format!("{short}: {} on {}: {why}", row.label, task.name));
             }
@@ -199,7 +205,10 @@ pub(crate) fn aligned(lines: &[Vec<String>], names: usize) -> String {
 pub(crate) fn markdown(grid: &Grid) -> String {
     let style = Style { best: ["**", "**"], plus_minus: "±", errors: true };
     let header = header(grid);
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | ").replace("* |", "\\* |"));
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | ").replace("* |", "\\* |"))
+    };
     let rule = |columns: usize| format!("| --- |{}\n", " ---: |".repeat(columns - 1));
     let mut text = format!("{}\n\n{}", title(grid), line(&header));
     text.push_str(&rule(header.len()));
