@@ -291,8 +291,12 @@ fn digest(splits: &[Split]) -> String {
 mod tests {
     use super::*;
 
-    /// Words are tokens: 0 is unknown, 1 the end of a text.
     fn encoder() -> Encoder {
+        words(false)
+    }
+
+    /// Words are tokens: 0 is unknown, 1 the end of a text. The marks of a turn may take in the blanks behind them.
+    fn words(rstrip: bool) -> Encoder {
         let words = [
             "<unk>",
             "<eos>",
@@ -315,7 +319,7 @@ mod tests {
             .map(|(id, content)| {
                 serde_json::json!({
                     "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
-                    "rstrip": false, "normalized": false,
+                    "rstrip": rstrip, "normalized": false,
                 })
             })
             .collect();
@@ -373,6 +377,19 @@ mod tests {
         let counted: Vec<i64> = labels.iter().copied().filter(|label| *label >= 0).collect();
         assert_eq!(counted, [6, 1]);
         assert_eq!(labels.len(), data.train.examples[0].input_ids.len());
+    }
+
+    #[test]
+    fn the_end_of_an_answer_is_learnt_whatever_blanks_its_mark_takes_in() {
+        let row = r#"{"instruction": "good ?", "output": "yes"}"#;
+        let dir = files(&[("t.jsonl", row), ("v.json", &format!("[{row}]"))]);
+        let task = "name = \"x\"\nkind = \"instruction\"\ntemplate = \"chat\"\ntrain = \"t.jsonl\"\nvalidation = \"v.json\"\n";
+        for takes in [false, true] {
+            let data = toml::from_str::<TaskSpec>(task).unwrap().load(dir.path(), &words(takes)).unwrap();
+            let Target::Tokens(labels) = &data.train.examples[0].target else { panic!("tokens") };
+            let counted: Vec<i64> = labels.iter().copied().filter(|label| *label >= 0).collect();
+            assert_eq!(counted, [6, 12], "rstrip = {takes}");
+        }
     }
 
     #[test]

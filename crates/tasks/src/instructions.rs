@@ -37,11 +37,13 @@ impl Conversation {
         }
     }
 
-    /// Whether the loss counts a token that ends at the byte `end`: it does if it ends in a trained part, for then
-    /// the part cannot be told without it.
-    fn counts(&self, end: usize) -> bool {
-        let part = self.trained.partition_point(|part| part.end < end);
-        self.trained.get(part).is_some_and(|part| part.start < end)
+    /// Whether the loss counts a token of the bytes `token`: it does if one of them is in a trained part, for then the
+    /// part cannot be told without it. A mark may take in the blanks beside it, and end behind the part that it ends.
+    fn counts(&self, token: &Range<usize>) -> bool {
+        // a tokenizer that leaves blanks out of a token's place leaves nothing of a token that is blank
+        let start = token.start.min(token.end.saturating_sub(1));
+        let part = self.trained.partition_point(|part| part.end <= start);
+        self.trained.get(part).is_some_and(|part| part.start < token.end)
     }
 }
 
@@ -77,11 +79,12 @@ impl Encode<'_> {
         let tokens = tokens(self.tokenizer, &conversation.text, ends);
         let tokens = tokens.map_err(|message| self.failed(file, row, &message))?;
         let mut ids = tokens.ids;
-        let counts = |end: &Option<usize>| end.is_some_and(|end| conversation.counts(end));
+        let counts =
+            |place: &Option<Range<usize>>| place.as_ref().is_some_and(|token| conversation.counts(token));
         let mut labels: Vec<i64> = ids
             .iter()
-            .zip(&tokens.ends)
-            .map(|(id, end)| if counts(end) { i64::from(*id) } else { IGNORED })
+            .zip(&tokens.places)
+            .map(|(id, place)| if counts(place) { i64::from(*id) } else { IGNORED })
             .collect();
         if ends {
             end(&mut ids, self.eos);
@@ -181,5 +184,36 @@ pub(crate) fn is_filled(value: &Value) -> bool {
         Value::Array(values) => !values.is_empty(),
         Value::Object(values) => values.values().any(is_filled),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_counts_that_has_a_byte_of_an_answer_or_its_end() {
+        let mut conversation = Conversation::default();
+        for (text, trained) in [("ask\n", false), ("yes<end>", true), ("\n", false), ("no", true)] {
+            conversation.push(text, trained);
+        }
+        for (token, counts) in [
+            (0..4, false),
+            (4..7, true),
+            (7..12, true),
+            // the mark with the line's end behind it, and the prompt's last line with the answer's first word
+            (7..13, true),
+            (3..7, true),
+            (12..13, false),
+            (13..15, true),
+            // blanks of which nothing is left, before an answer, within it, and at its end
+            (4..4, false),
+            (6..6, true),
+            (12..12, true),
+            (13..13, false),
+            (15..15, true),
+        ] {
+            assert_eq!(conversation.counts(&token), counts, "{token:?}");
+        }
     }
 }

@@ -7,8 +7,8 @@ use peftlab_checkpoint::Tokenizer;
 /// A text as tokens.
 pub(crate) struct Tokens {
     pub(crate) ids: Vec<u32>,
-    /// Where each token ends in the text, in bytes; none for those that the tokenizer puts around it.
-    pub(crate) ends: Vec<Option<usize>>,
+    /// Where each token stands in the text, in bytes; none for those that the tokenizer puts around it.
+    pub(crate) places: Vec<Option<Range<usize>>>,
 }
 
 /// The tokens of `text`, with those that the tokenizer puts in front of one, and behind it if `behind` says so. Where
@@ -23,10 +23,11 @@ pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str, behind: bool) -> Result<
     let body = &ids[front..ids.len() - back];
     let before = if front > 0 && body.starts_with(before) { &[] } else { before };
     let after = if !behind || (back > 0 && body.ends_with(after)) { &[] } else { after };
-    let ends = encoding.get_offsets()[front..ids.len() - back].iter().map(|(_, end)| Some(*end));
+    let places =
+        encoding.get_offsets()[front..ids.len() - back].iter().map(|(start, end)| Some(*start..*end));
     let around = |tokens: &[u32]| std::iter::repeat_n(None, tokens.len());
     Ok(Tokens {
-        ends: around(before).chain(ends).chain(around(after)).collect(),
+        places: around(before).chain(places).chain(around(after)).collect(),
         ids: [before, body, after].concat(),
     })
 }
@@ -117,6 +118,6 @@ mod tests {
             assert_eq!(ids, [0, 1]);
         }
         let tokens = tokens(&tokenizer(true), "a b", true).unwrap();
-        assert_eq!(tokens.ends, [None, Some(1), Some(3), None]);
+        assert_eq!(tokens.places, [None, Some(0..1), Some(2..3), None]);
     }
 }
