@@ -93,6 +93,15 @@ fn json_goes_by_what_is_in_the_file() {
         CLASSES,
         &["line 1", "`text` stands twice"],
     );
+    for (name, rows) in [
+        ("t.json", r#"{"data": [{"text": "a", "text": "b", "label": 0}]}"#),
+        ("t.json", r#"[{"text": "a", "label": 0, "about": [{"text": 1, "text": 1}]}]"#),
+        ("t.jsonl", r#"{"text": "a", "label": 0, "about": {"in": {"text": 1, "text": 2}}}"#),
+    ] {
+        refused(name, rows, CLASSES, &["line 1", "`text` stands twice"]);
+    }
+    let deep = format!("{{\"text\": {}", "[".repeat(1 << 20));
+    refused("t.jsonl", deep, CLASSES, &["line 1", "recursion limit"]);
     refused("t.json", r#"{"text": {"0": "a"}, "label": {"0": 1}}"#, CLASSES, &["by columns", "records"]);
     refused("t.json", r#"{"text": ["a"], "label": [1]}"#, CLASSES, &["by columns"]);
     refused(

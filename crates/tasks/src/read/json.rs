@@ -1,39 +1,107 @@
 //! JSON: an array of objects, objects one after the other, or one object that holds such an array.
 
+use std::fmt;
+
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{Reader, Row};
 use crate::TaskError;
 use crate::spec::Column;
 
-/// An object whose keys each stand once: of two of a name, a reader would have to drop one.
+/// A value in which each object's keys stand once: of two of a name, a reader would have to drop one.
+struct Once(Value);
+
+/// An object of such values.
 struct Cells(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde_json itself ends a descent that is too deep
+        deserializer.deserialize_any(Values).map(Self)
+    }
+}
 
 impl<'de> Deserialize<'de> for Cells {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Cells;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Cells, A::Error> {
-                let mut cells = Map::new();
-                while let Some((key, value)) = access.next_entry::<String, Value>()? {
-                    if cells.contains_key(&key) {
-                        return Err(A::Error::custom(format!("the key `{key}` stands twice in an object")));
-                    }
-                    cells.insert(key, value);
-                }
-                Ok(Cells(cells))
-            }
-        }
-        deserializer.deserialize_map(Keys)
+        deserializer.deserialize_map(Keys).map(Self)
     }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<Self::Value, A::Error> {
+        cells(access)
+    }
+}
+
+struct Values;
+
+impl<'de> Visitor<'de> for Values {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Once(value)) = access.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
+        cells(access).map(Value::Object)
+    }
+}
+
+fn cells<'de, A: MapAccess<'de>>(mut access: A) -> Result<Map<String, Value>, A::Error> {
+    let mut cells = Map::new();
+    while let Some((key, Once(value))) = access.next_entry::<String, Once>()? {
+        if cells.contains_key(&key) {
+            return Err(A::Error::custom(format!("the key `{key}` stands twice in an object")));
+        }
+        cells.insert(key, value);
+    }
+    Ok(cells)
 }
 
 impl Reader<'_> {

@@ -28,7 +28,7 @@ impl Reader<'_> {
         for record in reader.records() {
             let record = record.map_err(|error| self.error(format!("cannot be read: {error}")))?;
             let number = record.position().map_or(0, |position| position.line() as usize);
-            let fields: Vec<&str> = record.iter().map(|field| field.trim_end_matches('\r')).collect();
+            let fields: Vec<&str> = record.iter().collect();
             let Some(names) = &names else {
                 let own = self.names(&fields, delimiter)?;
                 if !self.task.header {
@@ -139,4 +139,29 @@ fn wrong_quotes(text: &str, delimiter: char) -> Option<(usize, &'static str)> {
         line += usize::from(c == '\n');
     }
     opened.map(|line| (line, "a quotation mark opens a field and none closes it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TaskSpec;
+
+    #[test]
+    fn a_carriage_return_between_quotes_is_text_and_one_that_ends_a_line_is_none() {
+        let task = "name = \"x\"\nkind = \"causal-lm\"\ntrain = \"t.csv\"\nvalidation = \"v.csv\"\n";
+        let task: TaskSpec = toml::from_str(task).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        for (text, quotes, wanted) in [
+            ("text\r\n\"a\r\"\r\nb\r\n\"c\r\n\"\r\n", true, &["a\r", "b", "c\r\n"][..]),
+            ("text\n\"a\r\r\"\n\"\r\"", true, &["a\r\r", "\r"]),
+            ("text\ra\rb", true, &["a", "b"]),
+            ("text\r\na\r\r\nb\r", false, &["a", "b"]),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let rows = Reader { task: &task, path: &path }.table(',', quotes, &mut Vec::new()).unwrap();
+            let texts: Vec<&str> = rows.iter().filter_map(|row| row.cells["text"].as_str()).collect();
+            assert_eq!(texts, wanted, "{text:?}");
+        }
+    }
 }
