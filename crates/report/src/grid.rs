@@ -34,6 +34,8 @@ pub(crate) struct Grid {
     /// Whether some of the device's numbers are differences of the whole device's, not the driver's account of the
     /// process.
     pub(crate) by_difference: bool,
+    /// What stands in one row or column and was not made alike, in words.
+    pub(crate) mixtures: Vec<String>,
     /// Columns that not every experiment has.
     pub(crate) extras: Extras,
 }
@@ -150,6 +152,7 @@ impl Grid {
             name: first.experiment.clone(),
             model: format!("{} ({})", first.model.name, size(first.parameters.base_total)),
             place: place(first),
+            mixtures: mixtures(&records),
             seeds: records.iter().map(|(_, record)| record.seed).collect::<BTreeSet<_>>().len(),
             ..Self::empty()
         };
@@ -195,6 +198,7 @@ impl Grid {
             rows: Vec::new(),
             on_device: false,
             by_difference: false,
+            mixtures: Vec::new(),
             extras: Extras::default(),
         }
     }
@@ -268,6 +272,31 @@ fn outcome<'r>(record: &'r Record, task: &Task) -> Result<&'r Score, (String, St
         }
         None => instead("-", format!("there is no score on the {split} set")),
     }
+}
+
+/// Seeds of a method on a task that differ in more than their seed, and methods on a task whose model or data differ.
+/// `bench run` leaves no such records, but a folder may have been put together of others.
+fn mixtures(records: &[(PathBuf, Record)]) -> Vec<String> {
+    let mut said = Vec::new();
+    let mut cells: BTreeMap<(usize, usize), &Record> = BTreeMap::new();
+    let mut columns: BTreeMap<usize, &Record> = BTreeMap::new();
+    let data = |record: &Record| (record.model.digest.clone(), record.task.digest.clone());
+    for (_, record) in records {
+        let column = *columns.entry(record.task.index).or_insert(record);
+        let cell = *cells.entry((record.row, record.task.index)).or_insert(record);
+        let (label, task) = (&record.label, &record.task.name);
+        if data(record) != data(column) {
+            said.push(format!(
+                "not comparable: {label} on {task} has another model or other data than {} there",
+                column.label
+            ));
+        } else if record.settings != cell.settings {
+            said.push(format!("not comparable: {label} on {task} has seeds with different settings"));
+        }
+    }
+    said.sort();
+    said.dedup();
+    said
 }
 
 /// A run's sizes when training ended.
@@ -423,6 +452,21 @@ pub(crate) fn size(parameters: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_that_were_not_made_alike_are_told() {
+        let made = |row: usize, seed: u64, rate: f64| {
+            let made = crate::made::Made { row, seed, rate, ..Default::default() };
+            (PathBuf::from("nowhere.json"), made.record())
+        };
+        assert!(mixtures(&[made(0, 0, 1e-3), made(0, 1, 1e-3), made(1, 0, 1e-2)]).is_empty());
+        let told = mixtures(&[made(0, 0, 1e-3), made(0, 1, 1e-2), made(0, 2, 1e-2)]);
+        assert!(told.len() == 1 && told[0].contains("seeds with different settings"), "{told:?}");
+        let mut other = made(1, 0, 1e-3);
+        other.1.task.digest = "other".to_owned();
+        let told = mixtures(&[made(0, 0, 1e-3), other]);
+        assert!(told.len() == 1 && told[0].contains("other data than method 0"), "{told:?}");
+    }
 
     #[test]
     fn a_prediction_that_is_no_class_is_refused_with_its_row() {

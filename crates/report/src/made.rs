@@ -95,7 +95,7 @@ impl Made {
         serde_json::from_value(measured).unwrap()
     }
 
-    fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         let name = self.tasks[self.task];
         let length = name.rsplit('=').next().and_then(|number| number.parse::<u64>().ok());
         let record = json!({

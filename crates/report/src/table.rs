@@ -135,6 +135,7 @@ fn legend(grid: &Grid) -> Vec<String> {
         (true, true) => "GPU MiB: peak while training of the whole device above its start: the driver does not list the process".to_owned(),
         (false, _) => "peak MiB: the most the process had allocated on the host while training; tokens/s without padding".to_owned(),
     });
+    lines.extend(grid.mixtures.iter().cloned());
     lines.extend(costs::legend(grid));
     for row in &grid.rows {
         for (cell, task) in row.cells.iter().zip(&grid.tasks) {
