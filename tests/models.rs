@@ -10,8 +10,9 @@ mod tiny;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use common::{bench, text};
+use common::text;
 use peftlab_checkpoint::{Safetensors, TensorSource};
+use peftlab_record::Record;
 use serde_json::{Value, json};
 use tiny::{Case, Files, MustHave, rows, tokenizer};
 
@@ -156,14 +157,7 @@ fn drawn_pooler(settings: &str, saved: bool, tensor: &str) {
     let (said, record) = case.run(&files).unwrap();
     said.must_have(&["drawn anew", "bert.pooler.dense.weight", "classifier.weight"]);
     let at = case.dir.path();
-    let name = std::fs::read_dir(at.join("out/runs"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .unwrap();
-    let record_path = name.to_str().unwrap();
-    let exported = bench(at, &["export", record_path, "--experiment", "case.toml", "--out", "adapter"]);
-    assert_eq!(exported.status.code(), Some(0), "{}", text(&exported));
+    case.export().unwrap();
     let adapter = Safetensors::open(&[at.join("adapter/adapter_model.safetensors")]).unwrap();
     assert!(adapter.names().iter().any(|name| name.contains(tensor)), "{:?}", adapter.names());
     let config = std::fs::read_to_string(at.join("adapter/adapter_config.json")).unwrap();
@@ -172,14 +166,89 @@ fn drawn_pooler(settings: &str, saved: bool, tensor: &str) {
     // the experiment has another seed by now: nothing may be drawn again
     let other = Case { seed: 4, ..case };
     std::fs::write(other.dir.path().join("case.toml"), other.toml()).unwrap();
-    let imported = bench(other.dir.path(), &["import", "adapter", "--experiment", "case.toml"]);
-    let said = text(&imported);
-    assert_eq!(imported.status.code(), Some(0), "{said}");
-    let scores = record.measured.unwrap().validation;
+    has_scores_of(&record, &other.import().unwrap());
+}
+
+fn has_scores_of(record: &Record, said: &String) {
+    let scores = &record.measured.as_ref().unwrap().validation;
     assert!(!scores.is_empty());
     for score in scores {
         said.must_have(&[&format!("{:.6}", score.value)]);
     }
+}
+
+/// The head's bias in the adapter that was exported, and in the files of the run, which are in the task's order.
+fn exported_bias(case: &Case, output: &str) -> [Vec<f32>; 2] {
+    let adapter = case.dir.path().join("adapter/adapter_model.safetensors");
+    let name = format!("base_model.model.{output}.bias");
+    [adapter, case.record_path().with_extension("safetensors")]
+        .map(|file| Safetensors::open(&[file]).unwrap().read_f32(&name).unwrap())
+}
+
+#[test]
+fn an_adapters_head_has_its_classes_where_the_models_names_are() {
+    let names = json!({ "0": "C", "1": "a", "2": "B" });
+    let mut differ = 0;
+    for (base, output, drawn) in [
+        ("bert", "classifier", false),
+        ("roberta", "classifier.out_proj", false),
+        ("bert", "classifier", true),
+    ] {
+        let mut case = Case { steps: 12, ..Case::of(&THREE) };
+        // another number of each, so that no two classes score alike
+        let label = |row: usize| ["a", "a", "a", "a", "a", "b", "b", "b", "c"][row - 6].to_owned();
+        std::fs::write(case.dir.path().join("validation.tsv"), rows(6..15, 70, label)).unwrap();
+        case.method.push_str("\ntraining = { learning_rate = 5e-2 }");
+        let plain = if drawn { Files::of(base).without("classifier.") } else { Files::of(base) };
+        let files = plain.clone().with("id2label", names.clone());
+        let (_, record) = case.run(&files).unwrap();
+        // a, b and c are the outputs 1, 2 and 0 to whoever reads the model's config.json
+        case.export().unwrap().must_have(&["order, c, a, b (id2label)", "task's is a, b, c"]);
+        let [theirs, ours] = exported_bias(&case, output);
+        assert_eq!(theirs, [ours[2], ours[0], ours[1]], "{base}");
+        assert!(ours[0] != ours[1] && ours[1] != ours[2] && ours[0] != ours[2], "{ours:?}");
+        let said = case.import().unwrap();
+        has_scores_of(&record, &said);
+        said.must_have(&["the adapter's head has the classes in the order C, a, B (id2label)", "a, b, c"]);
+        // the same file where nobody names them is in the task's order
+        plain.write(&case.dir.path().join("model"));
+        let other = case.import().unwrap();
+        assert!(!other.contains("id2label"), "{other}");
+        let scores =
+            |said: &str| said.lines().filter(|line| line.starts_with("validation")).collect::<String>();
+        differ += usize::from(scores(&other) != scores(&said));
+    }
+    assert!(differ > 0, "the order makes no difference");
+}
+
+#[test]
+fn an_adapters_head_for_other_classes_is_refused_unless_its_own_are_said() {
+    let mut case = Case { steps: 12, ..Case::of(&THREE) };
+    let names = json!({ "0": "x", "1": "a", "2": "b" });
+    let files = Files::of("bert").without("classifier.").with("id2label", names);
+    let (_, record) = case.run(&files).unwrap();
+    let refused = ["config.json", "id2label", "the adapter's head", "x, a, b", "a, b, c", "config = {"];
+    case.export().unwrap_err().must_have(&refused);
+    assert!(!case.dir.path().join("adapter").exists());
+    let same = |case: &Case, told: &str| {
+        std::fs::write(case.dir.path().join("case.toml"), case.toml()).unwrap();
+        case.export().unwrap();
+        let [theirs, ours] = exported_bias(case, "classifier");
+        let said = case.import().unwrap();
+        has_scores_of(&record, &said);
+        said.must_have(&[told]);
+        (theirs, ours)
+    };
+    // with a new head the names are another's
+    case.model = "head = \"new\"".to_owned();
+    let (theirs, ours) = same(&case, "the adapter's has the classes in the task's order, a, b, c");
+    assert_eq!(theirs, ours);
+    case.model = "config = { id2label = { 0 = \"b\", 1 = \"a\", 2 = \"c\" } }".to_owned();
+    let (theirs, ours) = same(&case, "order b, a, c");
+    assert_eq!(theirs, [ours[1], ours[0], ours[2]]);
+    case.model.clear();
+    std::fs::write(case.dir.path().join("case.toml"), case.toml()).unwrap();
+    case.import().unwrap_err().must_have(&refused);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Tiny models to be changed and written, and experiments on them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use peftlab_checkpoint::{Safetensors, TensorSource, write_safetensors};
 use peftlab_record::Record;
@@ -166,6 +167,24 @@ impl Case {
         }
     }
 
+    /// The file of the run's record.
+    pub(crate) fn record_path(&self) -> PathBuf {
+        let runs = std::fs::read_dir(self.dir.path().join("out/runs")).unwrap();
+        runs.map(|entry| entry.unwrap().path()).find(|path| path.extension().unwrap() == "json").unwrap()
+    }
+
+    /// Exports the run's adapter into `adapter`; all that is said, where it went well.
+    pub(crate) fn export(&self) -> Result<String, String> {
+        let record = self.record_path();
+        let record = record.to_str().unwrap();
+        said(&bench(self.dir.path(), &["export", record, "--experiment", "case.toml", "--out", "adapter"]))
+    }
+
+    /// Scores the adapter in `adapter`; all that is said, where it went well.
+    pub(crate) fn import(&self) -> Result<String, String> {
+        said(&bench(self.dir.path(), &["import", "adapter", "--experiment", "case.toml"]))
+    }
+
     /// The loss before training, and all that is said.
     pub(crate) fn loss(&self, files: &Files) -> (f64, String) {
         let (said, record) = self.run(files).unwrap();
@@ -175,6 +194,17 @@ impl Case {
     /// It must be refused with all of `expected` in the message.
     pub(crate) fn refused(&self, files: &Files, expected: &[&str]) {
         self.run(files).expect_err("it was not refused").must_have(expected);
+    }
+}
+
+/// What is said by a command that ended well, or that refused its input.
+fn said(output: &Output) -> Result<String, String> {
+    match output.status.code() {
+        Some(0) => Ok(text(output)),
+        code => {
+            assert_eq!(code, Some(2), "{}", text(output));
+            Err(text(output))
+        }
     }
 }
 

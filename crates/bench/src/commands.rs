@@ -33,7 +33,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
             run_cell(&plan, cell, out)
         }
         Command::Export { record, experiment, out } => {
-            exchange::export(record, &Plan::read(experiment, registry)?, out)?;
+            warn(&exchange::export(record, &Plan::read(experiment, registry)?, out)?);
             print(format!("{}: adapter_config.json, adapter_model.safetensors", out.display()));
             Ok(Outcome::Done)
         }

@@ -9,6 +9,7 @@ use peftlab_layers::params::{self, HostTensor};
 use peftlab_peft::{DynMethod, Outline};
 
 use crate::error::HarnessError;
+use crate::labels::Order;
 
 /// What PEFT puts before the names inside a model that a tuner wraps, and inside one with a prompt in front.
 const PREFIXES: [&str; 2] = ["base_model.model.", "base_model."];
@@ -169,16 +170,17 @@ impl BaseName {
 }
 
 /// Writes the trained tensors of `model`, those in `drawn` that the base model's checkpoint lacks, and the
-/// configuration into the folder `dir`, as PEFT would.
+/// configuration into the folder `dir`, as PEFT would. The head's outputs are in the base model's own `order`, if that
+/// is another than the task's.
 ///
 /// # Errors
 /// Where PEFT has no such method, or the folder cannot be written.
-pub fn save(
+pub(crate) fn save(
     model: &Model,
     method: &dyn DynMethod,
     outline: &Outline,
     drawn: &[String],
-    base_model: &BaseName,
+    (base_model, order): (&BaseName, Option<&Order>),
     dir: &Path,
 ) -> Result<(), HarnessError> {
     let Some(mut config) = method.to_peft(outline) else {
@@ -198,7 +200,10 @@ pub fn save(
     // what a method brings along frozen was drawn, and PEFT draws otherwise
     let kept =
         |info: &params::ParamInfo| info.trained || !outline.has(&info.name) || drawn.contains(&info.name);
-    let tensors = params::tensors(model, kept);
+    let mut tensors = params::tensors(model, kept);
+    if let Some(order) = order {
+        order.to_file(&mut tensors);
+    }
     let wrapped = wrapped(outline, &tensors);
     config["modules_to_save"] = match sequence {
         true => {

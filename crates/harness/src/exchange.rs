@@ -13,17 +13,19 @@ use serde_json::Value;
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
+use crate::labels::Order;
 use crate::plan::Plan;
 use crate::run::{Scorer, TEST, VALIDATION};
 use crate::sizes;
 use crate::source::TaskHead;
 use crate::untied::unties;
 
-/// Writes the adapter of the run whose record is at `record` into the folder `out`.
+/// Writes the adapter of the run whose record is at `record` into the folder `out`. Gives what a reader of the adapter
+/// should know; a sentence each.
 ///
 /// # Errors
 /// Where the record is not of a cell of `plan`, or PEFT has no such method.
-pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError> {
+pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, HarnessError> {
     let read = Record::read(record)?;
     let cell = plan
         .cells
@@ -33,6 +35,9 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError
         let file = plan.experiment.path.display();
         return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
     };
+    let (task, data) = (&plan.experiment.tasks[cell.task_index], &plan.data[cell.task_index]);
+    let (order, told) = plan.source.order_of_adapters(task, data)?;
+    let told = order.as_ref().map(|order| in_order(order, &data.classes)).or(told);
     let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(&plan.heads[cell.task_index], cell.seed, &device)?;
     let method = &*plan.experiment.methods[cell.row].method;
@@ -42,7 +47,21 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<(), HarnessError
     let drawn = &plan.heads[cell.task_index].drawn;
     let experiment = &plan.experiment;
     let base = adapter::BaseName::of(&experiment.model.source, experiment.base());
-    adapter::save(&model, method, &attached.outline, drawn, &base, out)
+    adapter::save(&model, method, &attached.outline, drawn, (&base, order.as_ref()), out)?;
+    Ok(told.into_iter().collect())
+}
+
+/// That the outputs of an exported head are in the order of the base model's names.
+fn in_order(order: &Order, classes: &[String]) -> String {
+    let mut theirs: Vec<(usize, &str)> =
+        order.rows.iter().copied().zip(classes.iter().map(String::as_str)).collect();
+    theirs.sort_unstable();
+    let theirs: Vec<&str> = theirs.into_iter().map(|(_, class)| class).collect();
+    format!(
+        "the adapter's head has the classes in the base model's order, {} (id2label); the task's is {}",
+        theirs.join(", "),
+        classes.join(", ")
+    )
 }
 
 fn settings(plan: &Plan, record: &Record) -> Value {
@@ -101,6 +120,13 @@ pub fn import(
     has_room(&*method, &head.outline, &tensors)
         .and_then(|()| has_head(head, &tensors))
         .map_err(|message| HarnessError::input(&file, message))?;
+    if tensors.keys().any(|name| head.outline.is_head(name)) {
+        let (order, told) = plan.source.order_of_adapters(&plan.experiment.tasks[index], data)?;
+        warnings.extend(told);
+        if let Some(order) = order {
+            order.to_task(&mut tensors);
+        }
+    }
 
     sizes::check_memory(&plan.device, &head.outline, plan.source.dtype, &*method)
         .map_err(|message| HarnessError::input(&plan.experiment.path, message))?;

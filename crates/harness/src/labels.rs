@@ -1,22 +1,55 @@
-//! Whether the classes of a checkpoint's head are the task's.
+//! Whether the classes of a head, the checkpoint's or an adapter's, are the task's.
 
+use std::collections::BTreeMap;
+
+use peftlab_layers::params::HostTensor;
 use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
 use serde_json::Value;
 
 /// For each class of the task the output of the head, where the order is another, and what a reader should know.
-type Followed = (Option<Vec<usize>>, Option<String>);
+pub(crate) type Followed = (Option<Vec<usize>>, Option<String>);
+
+/// The head whose classes `config.json` names. That of an adapter was trained on the model that the file is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Checkpoint,
+    Adapter,
+}
+
+impl Whose {
+    fn head(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "the checkpoint's head",
+            Self::Adapter => "the adapter's head",
+        }
+    }
+
+    /// What to do where `key` says something else than the task.
+    fn remedy(self, key: &str) -> String {
+        match self {
+            Self::Checkpoint => "set head = \"new\" in [model] to start from a new head".to_owned(),
+            Self::Adapter => format!("say what it was trained for with config = {{ {key} = .. }} in [model]"),
+        }
+    }
+}
 
 /// Holds the classes that `config` names (`id2label`) against those of `task`, as `run_glue.py` of `transformers` does.
 ///
 /// # Errors
 /// Where the head's classes are others than the task's, or no classes of which one is right; with the remedy.
-pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result<Followed, String> {
+pub(crate) fn follow(
+    config: &Value,
+    task: &TaskSpec,
+    data: &TaskData,
+    whose: Whose,
+) -> Result<Followed, String> {
+    let head = whose.head();
     if let Some(trained_for) = other_problem(config, data.kind) {
         return Err(format!(
-            "problem_type: the head was trained for {trained_for}, and task `{}` is {}; set head = \"new\" in [model] to \
-             start from a new one",
+            "problem_type: {head} was trained for {trained_for}, and task `{}` is {}; {}",
             task.name,
-            data.kind.name()
+            data.kind.name(),
+            whose.remedy("problem_type")
         ));
     }
     let Some(names) = class_names(config).filter(|_| data.kind == TaskKind::Classification) else {
@@ -34,8 +67,7 @@ pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result
                 return Ok((None, None));
             }
             let told = format!(
-                "the checkpoint's head has the classes in the order {listed} (id2label); its outputs were put into the \
-                 task's order, {}",
+                "{head} has the classes in the order {listed} (id2label); its outputs were put into the task's order, {}",
                 classes.join(", ")
             );
             Ok((Some(rows), Some(told)))
@@ -43,16 +75,16 @@ pub(crate) fn follow(config: &Value, task: &TaskSpec, data: &TaskData) -> Result
         _ if classes.iter().all(|class| class.parse::<i64>().is_ok()) => Ok((
             None,
             Some(format!(
-                "the checkpoint's head calls its classes {listed} (id2label), in this order; that the labels {} mean the \
-                 same is taken for granted",
+                "{head} calls its classes {listed} (id2label), in this order; that the labels {} mean the same is taken \
+                 for granted",
                 classes.join(", ")
             )),
         )),
         _ => Err(format!(
-            "id2label: the checkpoint's head is for the classes {listed}, and task `{}` has {}; give the labels the same \
-             names, or set head = \"new\" in [model] to start from a new head",
+            "id2label: {head} is for the classes {listed}, and task `{}` has {}; give the labels the same names, or {}",
             task.name,
-            classes.join(", ")
+            classes.join(", "),
+            whose.remedy("id2label")
         )),
     }
 }
@@ -64,6 +96,43 @@ fn other_problem(config: &Value, kind: TaskKind) -> Option<&'static str> {
         ("regression", TaskKind::Classification) => Some("regression"),
         ("single_label_classification", TaskKind::Regression) => Some("classification"),
         _ => None,
+    }
+}
+
+/// The order of a head's outputs in a file, where it is another than the task's.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// The module that gives the outputs, such as `classifier`.
+    pub(crate) module: &'static str,
+    /// For each class of the task the output in the file.
+    pub(crate) rows: Vec<usize>,
+}
+
+impl Order {
+    /// Puts the head among `tensors`, as a file has it, into the task's order.
+    pub(crate) fn to_task(&self, tensors: &mut BTreeMap<String, HostTensor>) {
+        self.reorder(tensors, &self.rows);
+    }
+
+    /// Puts the head among `tensors`, in the task's order, into that of the file.
+    pub(crate) fn to_file(&self, tensors: &mut BTreeMap<String, HostTensor>) {
+        let mut back = vec![0; self.rows.len()];
+        for (class, output) in self.rows.iter().enumerate() {
+            back[*output] = class;
+        }
+        self.reorder(tensors, &back);
+    }
+
+    fn reorder(&self, tensors: &mut BTreeMap<String, HostTensor>, rows: &[usize]) {
+        for last in ["weight", "bias"] {
+            let Some(tensor) = tensors.get_mut(&format!("{}.{last}", self.module)) else { continue };
+            // one of another size is refused elsewhere
+            if tensor.shape.first() == Some(&rows.len()) {
+                let width = tensor.values.len() / rows.len();
+                let row = |row: &usize| tensor.values[row * width..(row + 1) * width].to_vec();
+                tensor.values = rows.iter().flat_map(row).collect();
+            }
+        }
     }
 }
 
@@ -111,7 +180,7 @@ mod tests {
             warnings: Vec::new(),
             splits: Vec::new(),
         };
-        follow(config, &toml::from_str(task).unwrap(), &data)
+        follow(config, &toml::from_str(task).unwrap(), &data, Whose::Checkpoint)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::attach::is_trained;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
-use crate::labels;
+use crate::labels::{self, Followed, Order, Whose};
 use crate::special::padding;
 use crate::untied::{EMBEDDINGS, LM_HEAD, Untied};
 
@@ -194,13 +194,44 @@ impl ModelSource {
         let output = format!("{}.weight", self.card.head_output);
         let has_head = self.files.is_some() && head != Head::LanguageModel && !log.drawn.contains(&output);
         let (rows, about_labels) = match has_head {
-            true => labels::follow(&self.config, task, data)
+            true => labels::follow(&self.config, task, data, Whose::Checkpoint)
                 .map_err(|message| HarnessError::input(&self.path.join("config.json"), message))?,
             false => (None, None),
         };
         let mut warnings = self.about_files(head, &log)?;
         warnings.extend(about_labels);
         Ok(TaskHead { head, rows, outline, drawn: log.drawn, warnings, untied: false })
+    }
+
+    /// The order of the outputs in the head of an adapter that is for this model, where it is another than the task's,
+    /// and what a reader should know. PEFT's classes have the names that the model's `config.json` gives them, whether
+    /// or not the model has a head of its own.
+    ///
+    /// # Errors
+    /// Where the names there are others than the task's.
+    pub(crate) fn order_of_adapters(
+        &self,
+        task: &TaskSpec,
+        data: &TaskData,
+    ) -> Result<(Option<Order>, Option<String>), HarnessError> {
+        if head_of(data) == Head::LanguageModel {
+            return Ok((None, None));
+        }
+        let followed: Followed = match labels::follow(&self.config, task, data, Whose::Adapter) {
+            Ok(followed) => followed,
+            // the names are those of the head that is left out
+            Err(_) if self.head == HeadSpec::New => {
+                let told = format!(
+                    "config.json speaks of another head (id2label, problem_type), and head = \"new\" leaves that out: \
+                     the adapter's has the classes in the task's order, {}",
+                    data.classes.join(", ")
+                );
+                (None, (data.kind == TaskKind::Classification).then_some(told))
+            }
+            Err(message) => return Err(HarnessError::input(&self.path.join("config.json"), message)),
+        };
+        let (rows, told) = followed;
+        Ok((rows.map(|rows| Order { module: self.card.head_output, rows }), told))
     }
 
     /// What the files have and nobody reads, and what they lack.
