@@ -9,6 +9,7 @@ mod guard;
 mod resolve;
 mod safetensors;
 mod shards;
+mod splitting;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};

@@ -88,8 +88,7 @@ pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
     }
     let tokenizer = Tokenizer::from_file(path)?;
     let beside = SpecialTokens::read(path.parent().unwrap_or(Path::new(".")))?;
-    beside.check(&tokenizer).map_err(|message| CheckpointError::new(path, message))?;
-    Ok(tokenizer)
+    tokenizer.with(&beside).map_err(|message| CheckpointError::new(path, message))
 }
 
 fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {

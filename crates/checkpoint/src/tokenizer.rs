@@ -9,12 +9,17 @@ use tokenizers::{EncodeInput, Encoding, TruncationParams};
 use crate::CheckpointError;
 use crate::growth;
 use crate::guard::guarded;
+use crate::splitting::contradiction;
 
 /// A tokenizer that does what it is asked and nothing else: the truncation and padding that a `tokenizer.json`
 /// keeps from whoever saved it last are off, as they are in `transformers` unless the caller asks for them. Clones
 /// share its tables.
 #[derive(Clone, Debug)]
-pub struct Tokenizer(Arc<tokenizers::Tokenizer>);
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    /// Whether tokens say which text of a pair they are of; else all are of the first.
+    segments: bool,
+}
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
@@ -51,8 +56,18 @@ impl Tokenizer {
                 let message = "draws its tokens anew each time (model.dropout); set dropout to null";
                 Err(message.to_owned())
             }
-            _ => Ok(Self(Arc::new(inner))),
+            _ => Ok(Self { inner: Arc::new(inner), segments: true }),
         }
+    }
+
+    /// The same, with what the files beside it say of the texts of a pair.
+    ///
+    /// # Errors
+    /// Where a class of `transformers` would split a text otherwise; with the key.
+    pub fn with(mut self, beside: &SpecialTokens) -> Result<Self, String> {
+        beside.check(&self)?;
+        self.segments = beside.segments();
+        Ok(self)
     }
 
     /// The tokens of `text` with the special tokens that the file puts around it.
@@ -60,7 +75,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the text cannot be tokenised.
     pub fn encode(&self, text: &str) -> Result<Encoding, String> {
-        guarded(|| self.0.encode(text, true))?.map_err(|error| error.to_string())
+        guarded(|| self.inner.encode(text, true))?.map_err(|error| error.to_string())
     }
 
     /// The tokens of texts or pairs of texts with the special tokens that the file puts around them, each cut to
@@ -74,21 +89,25 @@ impl Tokenizer {
         max_length: usize,
     ) -> Result<Vec<Encoding>, String> {
         let encode = || {
-            let mut inner = tokenizers::Tokenizer::clone(&self.0);
+            let mut inner = tokenizers::Tokenizer::clone(&self.inner);
             inner.with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))?;
             inner.encode_batch(texts, true)
         };
-        guarded(encode)?.map_err(|error| error.to_string())
+        let mut encodings = guarded(encode)?.map_err(|error| error.to_string())?;
+        if !self.segments {
+            encodings.iter_mut().for_each(|encoding| encoding.set_type_ids(vec![0; encoding.len()]));
+        }
+        Ok(encodings)
     }
 
     /// The id of `token`, if there is one of that spelling.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.0.token_to_id(token)
+        self.inner.token_to_id(token)
     }
 
     /// The spelling of the token `id`, if there is one.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.0.id_to_token(id)
+        self.inner.id_to_token(id)
     }
 }
 
@@ -109,6 +128,8 @@ pub struct SpecialTokens {
     pub generation: Value,
     /// `tokenizer_config.json`.
     pub config: Value,
+    /// The `config.json` beside it, which may choose the tokenizer's class.
+    pub network: Value,
 }
 
 impl SpecialTokens {
@@ -129,46 +150,24 @@ impl SpecialTokens {
             add_eos: config["add_eos_token"].as_bool(),
             generation: generation["eos_token_id"].clone(),
             config,
+            network: optional(&folder.join("config.json"))?,
         })
     }
 
-    /// Holds what `tokenizer_config.json` says of how a text is split against `tokenizer.json`. Classes of
-    /// `transformers` that are made for one network go by the former (BERT's by `do_lower_case`, RoBERTa's by
-    /// `add_prefix_space`), so that nothing says which of two is meant.
+    /// Holds what `tokenizer_config.json` says of how a text is split against `tokenizer.json`.
     ///
     /// # Errors
-    /// Where they differ; with the key.
-    pub fn check(&self, tokenizer: &Tokenizer) -> Result<(), String> {
-        use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
-        let config = &self.config;
-        if ["PreTrainedTokenizerFast", "TokenizersBackend"]
-            .iter()
-            .any(|class| config["tokenizer_class"] == *class)
-        {
-            return Ok(());
-        }
-        let normalizer = match tokenizer.0.get_normalizer() {
-            Some(NormalizerWrapper::BertNormalizer(bert)) => vec![
-                ("do_lower_case", "normalizer.lowercase", bert.lowercase),
-                ("strip_accents", "normalizer.strip_accents", bert.strip_accents.unwrap_or(bert.lowercase)),
-                ("tokenize_chinese_chars", "normalizer.handle_chinese_chars", bert.handle_chinese_chars),
-            ],
-            _ => Vec::new(),
-        };
-        let pre_tokenizer = match tokenizer.0.get_pre_tokenizer() {
-            Some(PreTokenizerWrapper::ByteLevel(bytes)) => {
-                vec![("add_prefix_space", "pre_tokenizer.add_prefix_space", bytes.add_prefix_space)]
-            }
-            _ => Vec::new(),
-        };
-        let differs =
-            |(key, _, own): &(&str, &str, bool)| config[*key].as_bool().is_some_and(|said| said != *own);
-        match normalizer.into_iter().chain(pre_tokenizer).find(differs) {
-            None => Ok(()),
-            Some((key, own, value)) => Err(format!(
-                "tokenizer_config.json says {key} = {}, and tokenizer.json {own} = {value}; make the two the same",
-                !value
-            )),
+    /// Where a class of `transformers` would split it otherwise than `tokenizer.json` says; with the key.
+    fn check(&self, tokenizer: &Tokenizer) -> Result<(), String> {
+        contradiction(&tokenizer.inner, &self.config, &self.network).map_or(Ok(()), Err)
+    }
+
+    /// Whether a network is told which text of a pair a token is of: `transformers` gives it what `model_input_names`
+    /// lists, and everything where there is no list.
+    fn segments(&self) -> bool {
+        match &self.config["model_input_names"] {
+            Value::Array(names) => names.iter().any(|name| name == "token_type_ids"),
+            _ => true,
         }
     }
 
@@ -374,6 +373,27 @@ mod tests {
             let found = with(&config).contradictions(&bert);
             assert_eq!(found.len(), usize::from(!told.is_empty()), "{found:?}");
             assert!(found.concat().contains(told), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_one_segment_where_the_network_is_not_told_of_two() {
+        let mut file = definition();
+        let sequence = |id: &str, segment: u32| json!({ "Sequence": { "id": id, "type_id": segment } });
+        file["post_processor"] = json!({
+            "type": "TemplateProcessing", "single": [sequence("A", 0)], "special_tokens": {},
+            "pair": [sequence("A", 0), sequence("B", 1)],
+        });
+        let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        for (config, segments) in [
+            (json!({}), [0, 0, 1]),
+            (json!({ "model_input_names": ["input_ids", "token_type_ids"] }), [0, 0, 1]),
+            (json!({ "model_input_names": ["input_ids", "attention_mask"] }), [0, 0, 0]),
+        ] {
+            let beside = SpecialTokens { config, ..SpecialTokens::default() };
+            let tokenizer = tokenizer.clone().with(&beside).unwrap();
+            let rows = tokenizer.encode_all(vec![("a b", "b").into()], 8).unwrap();
+            assert_eq!(rows[0].get_type_ids(), segments, "{}", beside.config);
         }
     }
 

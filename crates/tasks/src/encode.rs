@@ -277,6 +277,10 @@ fn digest(splits: &[Split]) -> String {
             for id in &example.input_ids {
                 digest.update(id.to_le_bytes());
             }
+            // of the texts of a pair; what has one text is what it was without them
+            if example.token_type_ids.iter().any(|segment| *segment > 0) {
+                example.token_type_ids.iter().for_each(|segment| digest.update(segment.to_le_bytes()));
+            }
             match &example.target {
                 Target::Class(class) => digest.update((*class as u64).to_le_bytes()),
                 Target::Value(value) => digest.update(value.to_le_bytes()),
@@ -390,6 +394,16 @@ mod tests {
             let counted: Vec<i64> = labels.iter().copied().filter(|label| *label >= 0).collect();
             assert_eq!(counted, [6, 12], "rstrip = {takes}");
         }
+    }
+
+    #[test]
+    fn data_are_others_where_their_segments_are() {
+        let split = |segments: [u32; 2]| {
+            let (input_ids, token_type_ids) = (vec![2, 3], segments.to_vec());
+            [Split { examples: vec![Example { input_ids, token_type_ids, target: Target::Class(0) }] }]
+        };
+        assert_eq!(digest(&split([0, 1])), digest(&split([0, 1])));
+        assert_ne!(digest(&split([0, 1])), digest(&split([0, 0])));
     }
 
     #[test]
