@@ -165,7 +165,6 @@ fn drawn_pooler(settings: &str, saved: bool, tensor: &str) {
     assert_eq!(config["modules_to_save"].as_array().unwrap().contains(&"pooler".into()), saved, "{config}");
     // the experiment has another seed by now: nothing may be drawn again
     let other = Case { seed: 4, ..case };
-    std::fs::write(other.dir.path().join("case.toml"), other.toml()).unwrap();
     has_scores_of(&record, &other.import().unwrap());
 }
 
@@ -247,7 +246,6 @@ fn an_adapters_head_for_other_classes_is_refused_unless_its_own_are_said() {
     let (theirs, ours) = same(&case, "order b, a, c");
     assert_eq!(theirs, [ours[1], ours[0], ours[2]]);
     case.model.clear();
-    std::fs::write(case.dir.path().join("case.toml"), case.toml()).unwrap();
     case.import().unwrap_err().must_have(&refused);
 }
 

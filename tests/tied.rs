@@ -80,6 +80,26 @@ fn a_saved_embedding_leaves_the_output_layer_as_it_was_and_the_reverse() {
 }
 
 #[test]
+fn what_is_taken_off_an_output_layer_is_taken_off_its_embedding_too_and_refused() {
+    let (mut config, tensors) = fixture("llama-lora-output-layer");
+    for (init, title) in [("pissa", "PiSSA"), ("olora", "OLoRA")] {
+        config["init_lora_weights"] = json!(init);
+        let adapter = (config.clone(), tensors.clone());
+        imported(&tied(), &adapter).unwrap_err().must_have(&[
+            "`lm_head.lora_A.weight`",
+            title,
+            "tie_word_embeddings",
+            "target_modules",
+        ]);
+        imported(&untied(), &adapter).unwrap();
+        // a run has no such target
+        let mut case = Case::of(&[]);
+        case.method = format!("name = \"{init}\"\ntarget_modules = [\"lm_head\"]");
+        case.refused(&tied(), &["target_modules", "`lm_head`"]);
+    }
+}
+
+#[test]
 fn an_embedding_that_was_saved_because_tokens_were_added_takes_the_place_of_both() {
     let (mut config, mut tensors) = fixture("llama-lora-saved-layers");
     config["modules_to_save"] = json!(["norm"]);

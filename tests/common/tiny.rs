@@ -182,6 +182,7 @@ impl Case {
 
     /// Scores the adapter in `adapter`; all that is said, where it went well.
     pub(crate) fn import(&self) -> Result<String, String> {
+        std::fs::write(self.dir.path().join("case.toml"), self.toml()).unwrap();
         said(&bench(self.dir.path(), &["import", "adapter", "--experiment", "case.toml"]))
     }
 

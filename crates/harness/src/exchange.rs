@@ -7,12 +7,13 @@ use burn::module::Module;
 use peftlab_backbones::Head;
 use peftlab_layers::params::HostTensor;
 use peftlab_peft::{Described, DynMethod, Outline, Registry};
-use peftlab_record::{Record, Score};
-use serde_json::Value;
+use peftlab_record::{Record, Score, Status};
+use serde_json::{Value, json};
 
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
+use crate::experiment::{MethodSpec, WeightsSpec};
 use crate::labels::Order;
 use crate::plan::Plan;
 use crate::run::{Scorer, TEST, VALIDATION};
@@ -27,6 +28,12 @@ use crate::untied::unties;
 /// Where the record is not of a cell of `plan`, or PEFT has no such method.
 pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, HarnessError> {
     let read = Record::read(record)?;
+    if read.status != Status::Done {
+        let status = serde_json::to_value(read.status).unwrap_or_default();
+        let message =
+            format!("has status {status} ({}), and no adapter to export; run it again", read.message);
+        return Err(HarnessError::input(record, message));
+    }
     let cell = plan
         .cells
         .iter()
@@ -35,9 +42,10 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, Har
         let file = plan.experiment.path.display();
         return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
     };
+    let mut warnings = about_base(plan, &read)?;
     let (task, data) = (&plan.experiment.tasks[cell.task_index], &plan.data[cell.task_index]);
     let (order, told) = plan.source.order_of_adapters(task, data)?;
-    let told = order.as_ref().map(|order| in_order(order, &data.classes)).or(told);
+    warnings.extend(order.as_ref().map(|order| in_order(order, &data.classes)).or(told));
     let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(&plan.heads[cell.task_index], cell.seed, &device)?;
     let method = &*plan.experiment.methods[cell.row].method;
@@ -48,7 +56,43 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, Har
     let experiment = &plan.experiment;
     let base = adapter::BaseName::of(&experiment.model.source, experiment.base());
     adapter::save(&model, method, &attached.outline, drawn, (&base, order.as_ref()), out)?;
-    Ok(told.into_iter().collect())
+    Ok(warnings)
+}
+
+/// What of the base model that an exported adapter names is not as it was in the run; a sentence each.
+///
+/// # Errors
+/// Where nobody else has such a base.
+fn about_base(plan: &Plan, record: &Record) -> Result<Vec<String>, HarnessError> {
+    let (experiment, spec) = (&plan.experiment, &plan.experiment.model);
+    if spec.weights == WeightsSpec::Random {
+        let message = "weights = \"random\" in [model]: the base was drawn, and PEFT would draw another; there is nothing \
+                       that an adapter could be put on";
+        return Err(HarnessError::input(&experiment.path, message));
+    }
+    let name = adapter::BaseName::of(&spec.source, experiment.base()).name;
+    let mut told = Vec::new();
+    if record.model.digest != plan.source.digest || record.settings["model"] != json!(spec) {
+        told.push(
+            "the model is not what it was in the run ([model], or the files there), and the adapter is for that one"
+                .to_owned(),
+        );
+    }
+    if !spec.config.is_empty() {
+        let keys: Vec<String> = spec.config.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        told.push(format!(
+            "`{name}` is named as the base, and the run had it with other settings (config in [model]); load it for PEFT \
+             with the same: from_pretrained(\"{name}\", {})",
+            keys.join(", ")
+        ));
+    }
+    if let Some(file) = plan.source.gguf() {
+        told.push(format!(
+            "`{name}` is named as the base, and the run had the weights of {file}: PEFT needs the same ones in \
+             safetensors, and on others the adapter is another"
+        ));
+    }
+    Ok(told)
 }
 
 /// That the outputs of an exported head are in the order of the base model's names.
@@ -111,14 +155,17 @@ pub fn import(
     warnings.extend(other_base(&config, plan));
     let file = tensor_file(dir)?;
     let mut tensors = adapter::read(&file)?;
-    let untied = match unties(&plan.source.config, head.head, &config, &mut tensors) {
+    let spec = MethodSpec { label: method.label(), method, training: plan.experiment.training.clone() };
+    let method = &*spec.method;
+    let untied = match unties(&plan.source.config, head.head, (&config, method), &mut tensors) {
         Ok(true) => Some(plan.source.untied(head)?),
         Ok(false) => None,
         Err(message) => return Err(HarnessError::input(&file, message)),
     };
     let head = untied.as_ref().unwrap_or(head);
-    has_room(&*method, &head.outline, &tensors)
+    has_room(method, &head.outline, &tensors)
         .and_then(|()| has_head(head, &tensors))
+        .and_then(|()| has_saved(&config, &head.outline, &tensors))
         .map_err(|message| HarnessError::input(&file, message))?;
     if tensors.keys().any(|name| head.outline.is_head(name)) {
         let (order, told) = plan.source.order_of_adapters(&plan.experiment.tasks[index], data)?;
@@ -128,11 +175,13 @@ pub fn import(
         }
     }
 
-    sizes::check_memory(&plan.device, &head.outline, plan.source.dtype, &*method)
+    sizes::check_memory(&plan.device, &head.outline, plan.source.dtype, method)
+        .and_then(|()| has_positions(plan, index, &spec))
+        .map(|told| warnings.extend(told))
         .map_err(|message| HarnessError::input(&plan.experiment.path, message))?;
     let device = plan.device.tensors.clone().autodiff();
     let model = plan.source.build(head, 0, &device)?;
-    let attached = Attached::new(model, &*method, 0, &device)
+    let attached = Attached::new(model, method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
     let mut model = adapter::assign(attached.model, &attached.outline, &tensors, &file)?.valid();
     let (task, training) = (&plan.experiment.tasks[index], &plan.experiment.training);
@@ -221,6 +270,44 @@ fn has_room(
              values, but the file holds {held}; the two do not belong together, or it is an adapter for another model"
         )),
     }
+}
+
+/// An error where a module that the adapter holds as a whole is not in its file: it would be the base model's.
+fn has_saved(
+    config: &Value,
+    outline: &Outline,
+    tensors: &BTreeMap<String, HostTensor>,
+) -> Result<(), String> {
+    let mut names: Vec<&str> =
+        config["modules_to_save"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if config["task_type"] == "SEQ_CLS" {
+        // PEFT takes these for saved, and as all names those that no module has for nothing
+        names.extend(["classifier", "score"]);
+    }
+    let named = |module: &&str| names.iter().any(|name| module.ends_with(name));
+    for info in outline.parameters.iter().filter(|info| !tensors.contains_key(&info.name)) {
+        let modules = info.name.match_indices('.').map(|(at, _)| &info.name[..at]);
+        if let Some(module) = modules.into_iter().find(named) {
+            return Err(format!(
+                "`modules_to_save` in adapter_config.json stands for `{module}`, but there is no tensor `{}`, and the \
+                 model's own is not what was trained; save the adapter anew",
+                info.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A plan knows nothing of the virtual tokens of an adapter that is read: as it does for its methods, this holds them
+/// and the texts against the network's positions. Gives what a reader should know and the plan did not tell.
+///
+/// # Errors
+/// Where there is no room.
+fn has_positions(plan: &Plan, index: usize, spec: &MethodSpec) -> Result<Option<String>, String> {
+    let (task, data) = (&plan.experiment.tasks[index], &plan.data[index]);
+    let table = plan.source.config["max_position_embeddings"].as_u64().unwrap_or_default();
+    let told = sizes::check_length(task, data, spec, &plan.heads[index].outline, table)?;
+    Ok(told.filter(|told| !plan.warnings[index].contains(told)))
 }
 
 /// An error where a part of the network is in neither file: its score would be that of drawn values.

@@ -96,6 +96,12 @@ impl ModelSource {
         Ok(Self { config, files, name, path, digest, dtype, tokenizer, special, warnings, head, card })
     }
 
+    /// The GGUF file that the weights are from, if they are.
+    pub(crate) fn gguf(&self) -> Option<String> {
+        let from = self.files.as_ref()?.weights.describe();
+        Path::new(&from).extension().is_some_and(|extension| extension == "gguf").then_some(from)
+    }
+
     /// The token that fills rows up.
     pub fn padding(&self) -> u32 {
         padding(&self.config, &self.special, self.tokenizer.as_ref())

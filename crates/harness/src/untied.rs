@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use peftlab_backbones::Head;
 use peftlab_checkpoint::{CheckpointError, TensorInfo, TensorSource};
 use peftlab_layers::params::HostTensor;
+use peftlab_peft::DynMethod;
 use serde_json::Value;
 
 /// A language model's output layer.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 /// Its embedding, as it may be named in files.
 pub(crate) const EMBEDDINGS: [&str; 2] = ["model.embed_tokens.weight", "embed_tokens.weight"];
+
+/// Methods that take what they start from off the weight.
+const FROM_THE_WEIGHT: [&str; 2] = ["olora", "pissa"];
 
 /// A checkpoint whose output layer, where it has none of its own, has the embedding's values.
 pub(crate) struct Untied<'a>(pub(crate) &'a dyn TensorSource);
@@ -48,11 +52,11 @@ impl TensorSource for Untied<'_> {
 /// were added) takes the place of both.
 ///
 /// # Errors
-/// Where the file has two tensors for what is one.
+/// Where the file has two tensors for what is one, or what the method starts from would be taken off both.
 pub(crate) fn unties(
     network: &Value,
     head: Head,
-    config: &Value,
+    (config, method): (&Value, &dyn DynMethod),
     tensors: &mut BTreeMap<String, HostTensor>,
 ) -> Result<bool, String> {
     if head != Head::LanguageModel || network["tie_word_embeddings"] != true {
@@ -62,8 +66,17 @@ pub(crate) fn unties(
         let asked = config["modules_to_save"].as_array().into_iter().flatten().filter_map(Value::as_str);
         asked.into_iter().any(|name| module.ends_with(name))
     };
-    let adapted = tensors.keys().any(|name| name.starts_with("lm_head.") && name != LM_HEAD);
-    if adapted || saved("lm_head") || saved("model.embed_tokens") {
+    let adapted = tensors.keys().find(|name| name.starts_with("lm_head.") && *name != LM_HEAD);
+    // the copy is a tensor of its own only after that: until then PEFT has changed the embedding, too
+    if let Some(name) = adapted.filter(|_| FROM_THE_WEIGHT.contains(&method.card().name)) {
+        return Err(format!(
+            "tensor `{name}`: {} takes what it starts from off the weight, and the network's output layer is its \
+             embedding (tie_word_embeddings), which PEFT changes with it; that is not implemented. Train it without \
+             `lm_head` in target_modules, or on a model whose output layer is its own",
+            method.card().title
+        ));
+    }
+    if adapted.is_some() || saved("lm_head") || saved("model.embed_tokens") {
         return Ok(true);
     }
     match (tensors.get(LM_HEAD), tensors.get(EMBEDDINGS[0])) {
