@@ -4,7 +4,7 @@
 use peftlab_layers::Dimensions;
 use serde_json::{Map, Value, json};
 
-use crate::{BackboneCard, BackboneError};
+use crate::{BackboneCard, BackboneError, rope};
 
 /// Keys that no forward pass reads: what `transformers`' `PreTrainedConfig` keeps besides the network's own
 /// (`configuration_utils.py`, 4.x and 5.x), and what files of the Hub have of other programs.
@@ -204,6 +204,9 @@ impl BackboneCard {
                 "config = {{ {key} = .. }} in [model]: nothing here reads that key; leave it out (weights and \
                  activations are of [model]'s own dtype)"
             )));
+        }
+        if let Some(said) = rope::unread(config, changes) {
+            return Err(BackboneError::Config(said));
         }
         let mut unknown = Vec::new();
         for (key, value) in keys.iter().filter(|(key, _)| !used(key)) {

@@ -79,6 +79,41 @@ impl RopeConfig {
     }
 }
 
+/// Why nothing reads a key of `changes`, those that the user set, in a network whose configuration is `config`: another
+/// key of the file goes before it, or its kind of scaling has no such number.
+pub(crate) fn unread(config: &Value, changes: &Map<String, Value>) -> Option<String> {
+    let mut tables = ["rope_scaling", "rope_parameters"]
+        .into_iter()
+        .filter_map(|name| Some((name, config[name].as_object().filter(|values| !values.is_empty())?)));
+    let table = tables.next();
+    let own = |key: &str| table?.1.get(key).filter(|value| !value.is_null());
+    for key in ["rope_theta", "partial_rotary_factor"] {
+        let (Some(said), Some(value), Some((name, values))) = (changes.get(key), own(key), table) else {
+            continue;
+        };
+        // the whole table, for what a user sets replaces it
+        let keep = values.iter().filter(|(other, value)| *other != key && !value.is_null());
+        let table: Vec<String> = keep
+            .map(|(other, value)| format!("{other} = {value}"))
+            .chain([format!("{key} = {said}")])
+            .collect();
+        return Some(format!(
+            "config = {{ {key} = {said} }} in [model]: nothing reads it, for `{name}` has {key} = {value}, which goes \
+             before it; write config = {{ {name} = {{ {} }} }}",
+            table.join(", ")
+        ));
+    }
+    let kind = ["rope_type", "type"].into_iter().find_map(own).and_then(Value::as_str).unwrap_or("default");
+    let key = "original_max_position_embeddings";
+    let reads = ["yarn", "longrope", "llama3"].contains(&kind);
+    (changes.contains_key(key) && !reads).then(|| {
+        format!(
+            "config = {{ {key} = .. }} in [model]: nothing reads it, for the rope scaling is `{kind}`; leave it out, or \
+             write a rope_type that has one (yarn, longrope, llama3)"
+        )
+    })
+}
+
 fn refuse<T>(message: String) -> Result<T, BackboneError> {
     Err(BackboneError::Config(message))
 }
@@ -302,6 +337,39 @@ mod tests {
         assert_eq!(second_row(0, 64), expected(1));
         assert_eq!(second_row(0, 100), expected(100));
         assert_ne!(expected(100), expected(1));
+    }
+
+    #[test]
+    fn a_key_of_the_users_that_another_goes_before_is_refused() {
+        let table = json!({ "rope_type": "yarn", "factor": 2.0, "rope_theta": 5e5, "truncate": null });
+        let named = |name: &str, table: &Value| json!({ "model_type": "llama", name: table });
+        let (none, plain) = (json!({}), json!({ "rope_type": "default" }));
+        let written = "{ factor = 2.0, rope_type = \"yarn\", rope_theta = 3.0 }";
+        for (config, key, parts) in [
+            (named("rope_parameters", &table), "rope_theta", &["rope_theta", "rope_parameters", written][..]),
+            (named("rope_scaling", &table), "rope_theta", &["rope_theta", "rope_scaling", written]),
+            (named("rope_parameters", &plain), "rope_theta", &[]),
+            (named("rope_parameters", &none), "rope_theta", &[]),
+            (named("rope_parameters", &table), "original_max_position_embeddings", &[]),
+            (
+                named("rope_parameters", &plain),
+                "original_max_position_embeddings",
+                &["original_max_position_embeddings", "`default`"],
+            ),
+            (json!({ "model_type": "llama" }), "original_max_position_embeddings", &["`default`"]),
+            (json!({ "model_type": "llama" }), "rope_theta", &[]),
+        ] {
+            let changes = Map::from_iter([(key.to_owned(), json!(3.0))]);
+            let mut changed = config.clone();
+            changed[key] = json!(3.0);
+            let card = crate::card(&config).unwrap();
+            let said =
+                card.check(&changed, &changes).err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(said.is_empty(), parts.is_empty(), "{config} {key}: {said}");
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+            // the same keys in a file are what a file says
+            assert!(card.check(&changed, &Map::new()).is_ok(), "{config} {key}");
+        }
     }
 
     #[test]
