@@ -200,6 +200,11 @@ fn keys_are_followed_or_refused() {
     let window = config(&with("llama.attention.sliding_window", Value::U32(16)));
     assert_eq!((&window["model_type"], &window["sliding_window"]), (&json!("mistral"), &json!(16)));
     assert_eq!(config(&with("llama.attention.sliding_window", Value::U32(64)))["model_type"], "llama");
+    for (window, told) in [(16, true), (64, false), (0, false)] {
+        let (_, _, warnings) = opened(&with("llama.attention.sliding_window", Value::U32(window))).unwrap();
+        let says = |warning: &String| warning.contains("`llama.attention.sliding_window` = 16 is followed");
+        assert_eq!(warnings.iter().any(says), told, "{window}: {warnings:?}");
+    }
     let (_, _, warnings) = opened(&with("somebody.note", Value::U32(1))).unwrap();
     assert!(warnings.iter().any(|warning| warning.contains("`somebody.note`")), "{warnings:?}");
 }

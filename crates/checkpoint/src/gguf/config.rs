@@ -12,6 +12,8 @@ use crate::{CheckpointError, TensorSource};
 /// llama.cpp's numbers are of 32 bits; a larger one is no size of anything.
 const LARGEST: i64 = u32::MAX as i64;
 
+const WINDOW: &str = "llama.attention.sliding_window";
+
 impl Gguf {
     /// The metadata in the form of a Hub `config.json`.
     ///
@@ -43,14 +45,11 @@ impl Gguf {
         if let Some(scaling) = rope::scaling(self, sizes.head, sizes.context)? {
             config["rope_scaling"] = scaling;
         }
-        match self.integer("llama.attention.sliding_window")? {
-            Some(window) if window > 0 && window < sizes.context => {
-                // LLaMA has no window; Mistral is LLaMA with one
-                config["model_type"] = "mistral".into();
-                config["architectures"] = json!(["MistralForCausalLM"]);
-                config["sliding_window"] = window.into();
-            }
-            _ => {}
+        if let Some(window) = self.window()? {
+            // LLaMA has no window; Mistral is LLaMA with one
+            config["model_type"] = "mistral".into();
+            config["architectures"] = json!(["MistralForCausalLM"]);
+            config["sliding_window"] = window.into();
         }
         for (ours, theirs) in [("bos", "bos"), ("eos", "eos"), ("pad", "padding")] {
             if let Some(id) = self.token_id(theirs)? {
@@ -58,6 +57,21 @@ impl Gguf {
             }
         }
         Ok(config)
+    }
+
+    /// A window that hides something from a text of the context's length.
+    fn window(&self) -> Result<Option<usize>, CheckpointError> {
+        let (window, context) = (self.integer(WINDOW)?, self.integer("llama.context_length")?);
+        Ok(window.filter(|window| *window > 0 && context.is_some_and(|context| *window < context)))
+    }
+
+    /// What a reader of the numbers should know of the window.
+    pub(super) fn window_warning(&self) -> Option<String> {
+        let window = self.window().ok()??;
+        Some(format!(
+            "`{WINDOW}` = {window} is followed, as Mistral means it: no token sees one that is {window} or more before it; \
+             llama.cpp does not read that key of `llama` networks, and gives other numbers for longer texts"
+        ))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -164,6 +164,7 @@ impl Gguf {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
         warnings.extend(self.pre_tokenizer_warning());
+        warnings.extend(self.window_warning());
         warnings
     }
 
