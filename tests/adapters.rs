@@ -14,6 +14,7 @@ use common::{experiment, root, text};
 use peftlab_backbones::{Head, build, card};
 use peftlab_checkpoint::{Safetensors, TensorSource, write_safetensors};
 use peftlab_harness::{Attached, adapter};
+use peftlab_layers::params;
 use peftlab_layers::{Builder, HeadRows, Mode, Model, ModelInput, Output as Logits, Weights};
 use peftlab_peft::{Outline, Registry};
 use serde_json::{Value, json};
@@ -89,6 +90,39 @@ fn adapters_that_peft_saved_give_its_logits() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is trained of (IA)³ in layer 0 of the tiny `base`, with these keys.
+fn vectors(base_name: &str, keys: &Value) -> Vec<(String, Vec<usize>)> {
+    let mut config = json!({ "peft_type": "IA3", "target_modules": null, "feedforward_modules": null });
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let method = Registry::standard().from_peft(&config).unwrap().method;
+    let attached = Attached::new(base(base_name), &*method, 0, &device()).unwrap();
+    let own = params::infos(&attached.model).into_iter().filter(|info| info.name.ends_with(".ia3_l"));
+    let in_first = own.filter(|info| info.name.contains(".0."));
+    in_first.map(|info| (info.name.split_once(".0.").unwrap().1.to_owned(), info.shape)).collect()
+}
+
+#[test]
+fn targets_that_are_left_to_peft_are_its_own() {
+    let vector = |name: &str, shape: [usize; 2]| (format!("{name}.ia3_l"), shape.to_vec());
+    let [query, key, value] =
+        ["query", "key", "value"].map(|name| vector(&format!("attention.self.{name}"), [48, 1]));
+    let inputs = [vector("attention.output.dense", [1, 48]), vector("output.dense", [1, 112])];
+    let mut expected = vec![key.clone(), value];
+    expected.extend(inputs.clone());
+    let sorted = |mut all: Vec<(String, Vec<usize>)>| {
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(vectors("bert", &json!({}))), sorted(expected));
+    let targets = json!({ "target_modules": ["query", "key"] });
+    assert_eq!(sorted(vectors("bert", &targets)), sorted(vec![query, key]));
+    let targets =
+        json!({ "target_modules": ["dense"], "exclude_modules": ["intermediate.dense", "pooler.dense"] });
+    assert_eq!(sorted(vectors("bert", &targets)), sorted(inputs.to_vec()));
+    let of_llama = vectors("llama", &json!({})).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(of_llama, ["self_attn.k_proj.ia3_l", "self_attn.v_proj.ia3_l", "mlp.down_proj.ia3_l"]);
 }
 
 #[test]

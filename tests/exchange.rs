@@ -101,6 +101,23 @@ fn a_module_that_is_named_as_saved_and_not_in_the_file_is_refused() {
 }
 
 #[test]
+fn boft_has_as_many_steps_as_its_file() {
+    for (steps, said) in [(1, 3), (2, 2), (2, 1)] {
+        let mut case = Case::of(&["a", "b", "c"]);
+        case.method = format!("name = \"boft\"\nblock_size = 2\nbutterfly_factor = {steps}");
+        let (_, record) = case.run(&Files::of("bert")).unwrap();
+        case.export().unwrap();
+        // PEFT makes one step without its CUDA extension, and writes what was asked for
+        let path = case.dir.path().join("adapter/adapter_config.json");
+        let mut config = json_file(&path);
+        config["boft_n_butterfly_factor"] = json!(said);
+        std::fs::write(&path, config.to_string()).unwrap();
+        let score = record.measured.unwrap().validation[0].value;
+        case.import().unwrap().must_have(&[&format!("{score:.6}")]);
+    }
+}
+
+#[test]
 fn an_export_tells_where_its_base_is_not_the_one_that_was_trained_on() {
     let mut case = Case::of(&["a", "b", "c"]);
     case.model = "config = { layer_norm_eps = 1e-6 }".to_owned();

@@ -137,10 +137,11 @@ pub fn import(
         let inner = dir.join("default");
         return Err(HarnessError::input(dir, format!("holds no adapter itself; import {}", inner.display())));
     }
-    let config: Value = read_json(&config_path)?;
-    let Described { method, mut warnings } = registry
-        .from_peft(&config)
-        .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
+    let mut config: Value = read_json(&config_path)?;
+    let describe = |config: &Value| {
+        registry.from_peft(config).map_err(|reason| HarnessError::input(&config_path, reason.to_string()))
+    };
+    let Described { mut method, mut warnings } = describe(&config)?;
     let names: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
     let index = match task {
         None => 0,
@@ -155,6 +156,10 @@ pub fn import(
     warnings.extend(other_base(&config, plan));
     let file = tensor_file(dir)?;
     let mut tensors = adapter::read(&file)?;
+    if let Some(steps) = butterfly_steps(&config, &tensors) {
+        config[BUTTERFLY] = steps.into();
+        method = describe(&config)?.method;
+    }
     let spec = MethodSpec { label: method.label(), method, training: plan.experiment.training.clone() };
     let method = &*spec.method;
     let untied = match unties(&plan.source.config, head.head, (&config, method), &mut tensors) {
@@ -195,6 +200,16 @@ pub fn import(
         scores.extend(scorer.scores(&evaluation).into_iter().map(|score| (name, score)));
     }
     Ok(Imported { scores, warnings })
+}
+
+/// BOFT's steps, as PEFT's configuration has them.
+const BUTTERFLY: &str = "boft_n_butterfly_factor";
+
+/// The steps that the tensors of a BOFT adapter are for: without its CUDA extension PEFT makes one, and leaves what the
+/// configuration asks for as it is.
+fn butterfly_steps(config: &Value, tensors: &BTreeMap<String, HostTensor>) -> Option<usize> {
+    let rotation = || tensors.iter().find(|(name, _)| name.ends_with(".boft_R"));
+    (config["peft_type"] == "BOFT").then(rotation)??.1.shape.first().copied()
 }
 
 /// The file with an adapter's tensors.

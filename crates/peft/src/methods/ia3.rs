@@ -89,9 +89,16 @@ impl Method for Ia3 {
         if !config.is("IA3") {
             return Ok(None);
         }
+        // where there is none these are PEFT's own, which are more than the targets here: its name for a projection out
+        // of a feed-forward network is one out of the attention's, too. A pattern, for names must be there
+        let of_peft = |names: &str| Some(Targets::Pattern(format!(r".*\.({names})")));
+        let mut selection = config.selection()?;
+        if config.get("target_modules").is_null() {
+            selection.target_modules = of_peft(r"key|value|output\.dense|k_proj|v_proj|down_proj");
+        }
         // an empty list says that no target's input is scaled
-        let feedforward_modules = config.value("feedforward_modules", None)?;
-        Ok(Some(Self { selection: config.selection()?, feedforward_modules }))
+        let feedforward_modules = config.value("feedforward_modules", of_peft(r"output\.dense|down_proj"))?;
+        Ok(Some(Self { selection, feedforward_modules }))
     }
 
     fn to_peft(&self, outline: &Outline) -> Option<Value> {
