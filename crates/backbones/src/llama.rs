@@ -136,7 +136,8 @@ impl LlamaConfig {
         if head == 0 || head % 2 != 0 {
             return refuse(format!("rotary embedding needs heads of even width, not {head}"));
         }
-        if self.hidden_act != "silu" {
+        // two names of one function
+        if !["silu", "swish"].contains(&self.hidden_act.as_str()) {
             return refuse(format!("hidden_act `{}` is not supported; LLaMA's is `silu`", self.hidden_act));
         }
         Ok(())
@@ -379,5 +380,24 @@ impl Backbone for Llama {
     /// A language model's output layer is part of what was pretrained, and stays frozen.
     fn is_head(&self, _: &str) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_names_of_the_activation_are_taken_and_no_other_function() {
+        for (name, taken) in [("silu", true), ("swish", true), ("gelu", false)] {
+            let config = json!({
+                "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+                "vocab_size": 4, "max_position_embeddings": 8, "model_type": "llama", "hidden_act": name,
+            });
+            let config: LlamaConfig = serde_json::from_value(config).unwrap();
+            assert_eq!(config.check().is_ok(), taken, "{name}");
+        }
     }
 }
