@@ -206,10 +206,37 @@ pub(crate) fn compile(key: &str, pattern: &str) -> Result<Regex, NotApplicable> 
             "{key} `{pattern}`: `{part}` means something else, or nothing, in Python; write it another way"
         )));
     }
+    if is_verbose(pattern) {
+        return Err(NotApplicable::new(format!(
+            "{key} `{pattern}`: with the flag x Python takes other blanks and comments for none than this program; write \
+             the pattern without `x`, blanks and comments"
+        )));
+    }
     RegexBuilder::new(pattern)
         .backtrack_limit(BACKTRACKS)
         .build()
         .map_err(|error| NotApplicable::new(format!("{key} `{pattern}`: {error}")))
+}
+
+/// Whether a group of `pattern` sets Python's flag x: `(?x)`, `(?ix)`, `(?x:`, `(?x-i:`.
+fn is_verbose(pattern: &str) -> bool {
+    let (mut rest, mut set) = (pattern, false);
+    while let Some(c) = rest.chars().next() {
+        let sets = |flags: &str| {
+            let end = flags.find(|c: char| !c.is_ascii_alphabetic());
+            end.is_some_and(|end| flags[..end].contains('x') && flags[end..].starts_with([')', ':', '-']))
+        };
+        match c {
+            // what is escaped opens nothing
+            '\\' => rest = &rest[1..],
+            '[' if !set => set = true,
+            ']' => set = false,
+            '(' if !set && rest.strip_prefix("(?").is_some_and(sets) => return true,
+            _ => {}
+        }
+        rest = rest.char_indices().nth(1).map_or("", |(next, _)| &rest[next..]);
+    }
+    false
 }
 
 /// What tells whether a module is meant.
@@ -258,6 +285,19 @@ mod tests {
             assert!(matches(pattern, Q).is_err(), "{pattern}");
         }
         assert!(matches(r"(\w+\.?)+(?=X)\1Y", Q).is_err());
+    }
+
+    #[test]
+    fn the_flag_x_is_refused_by_its_name_and_what_looks_like_it_is_not() {
+        for pattern in ["(?x) .*q_proj # all", "(?ix).*", ".*(?x:q _proj)", "(?i)(?x-i:q)"] {
+            let message = matches(pattern, Q).unwrap_err().to_string();
+            assert!(message.contains("the flag x"), "{pattern}: {message}");
+        }
+        for pattern in
+            ["(?i).*Q_PROJ", r".*\(?x?\)?q_proj", ".*[(?x:]?q_proj", "(?P<x>.*)q_proj", ".*(?:x)?q_proj"]
+        {
+            assert_eq!(matches(pattern, Q), Ok(true), "{pattern}");
+        }
     }
 
     #[test]
