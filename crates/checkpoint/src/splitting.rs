@@ -1,7 +1,7 @@
 //! How a text is split, by `tokenizer.json` and by what `tokenizer_config.json` says of it.
 
 use serde_json::Value;
-use tokenizers::pre_tokenizers::metaspace::PrependScheme;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 /// Classes of `transformers` that take `tokenizer.json` as it is.
@@ -27,8 +27,9 @@ fn class<'a>(config: &'a Value, network: &'a Value, bytes: bool) -> Option<&'a s
     (!as_it_is).then_some(class)
 }
 
-/// Something that both files may say: the key of `tokenizer_config.json`, and what `tokenizer.json` has for it.
-type Said = (&'static str, &'static str, bool);
+/// Something that both files may say: the key of `tokenizer_config.json`, its value by `tokenizer.json`, and what that
+/// has for it.
+type Said = (&'static str, bool, String);
 
 /// Where `config`, the `tokenizer_config.json`, says otherwise than `tokenizer` how a text is split, with the key;
 /// `network` is the `config.json` beside them. Classes of `transformers` that are made for one network go by the former
@@ -40,11 +41,11 @@ pub(crate) fn contradiction(tokenizer: &Tokenizer, config: &Value, network: &Val
     let class = class(config, network, bytes)?;
     let mut said = letters(&normalizers, class);
     said.extend(prefix(&normalizers, &pre_tokenizers));
-    let differs = |(key, _, own): &Said| config[*key].as_bool().is_some_and(|said| said != *own);
-    said.into_iter().find(differs).map(|(key, own, value)| {
+    let differs = |(key, own, _): &Said| config[*key].as_bool().is_some_and(|said| said != *own);
+    said.into_iter().find(differs).map(|(key, own, has)| {
         format!(
-            "tokenizer_config.json says {key} = {}, and tokenizer.json {own} = {value}; make the two the same",
-            !value
+            "tokenizer_config.json says {key} = {}, and tokenizer.json {has}; make the two the same",
+            !own
         )
     })
 }
@@ -55,39 +56,47 @@ fn letters(normalizers: &[&NormalizerWrapper], class: &str) -> Vec<Said> {
         NormalizerWrapper::BertNormalizer(bert) => Some(bert),
         _ => None,
     });
+    let said = |key, name: &str, own: bool| (key, own, format!("normalizer.{name} = {own}"));
     if let Some(bert) = bert {
         return vec![
-            ("do_lower_case", "normalizer.lowercase", bert.lowercase),
-            ("strip_accents", "normalizer.strip_accents", bert.strip_accents.unwrap_or(bert.lowercase)),
-            ("tokenize_chinese_chars", "normalizer.handle_chinese_chars", bert.handle_chinese_chars),
+            said("do_lower_case", "lowercase", bert.lowercase),
+            said("strip_accents", "strip_accents", bert.strip_accents.unwrap_or(bert.lowercase)),
+            said("tokenize_chinese_chars", "handle_chinese_chars", bert.handle_chinese_chars),
         ];
     }
     let lowers = normalizers.iter().any(|part| matches!(part, NormalizerWrapper::Lowercase(_)));
+    let has =
+        || ("do_lower_case", lowers, format!("has {} normalizer Lowercase", if lowers { "a" } else { "no" }));
     // other classes write the key and do nothing with it
-    let reads = lowers || class == "BertTokenizer";
-    reads.then_some(("do_lower_case", "normalizer.lowercase", lowers)).into_iter().collect()
+    (lowers || class == "BertTokenizer").then(has).into_iter().collect()
 }
 
 /// Whether a blank is put in front of a text.
 fn prefix(normalizers: &[&NormalizerWrapper], pre_tokenizers: &[&PreTokenizerWrapper]) -> Option<Said> {
     const KEY: &str = "add_prefix_space";
+    // older files of pieces have it among their normalizers
+    if normalizers.iter().any(|part| matches!(part, NormalizerWrapper::Prepend(_))) {
+        return Some((KEY, true, "has a normalizer Prepend".to_owned()));
+    }
     let own = pre_tokenizers.iter().find_map(|part| match part {
         PreTokenizerWrapper::ByteLevel(bytes) => {
-            Some((KEY, "pre_tokenizer.add_prefix_space", bytes.add_prefix_space))
+            let own = bytes.add_prefix_space;
+            Some((KEY, own, format!("pre_tokenizer.add_prefix_space = {own}")))
         }
-        PreTokenizerWrapper::Metaspace(pieces) => {
-            let puts = pieces.prepend_scheme != PrependScheme::Never;
-            Some((KEY, "pre_tokenizer.prepend_scheme other than \"never\"", puts))
+        PreTokenizerWrapper::Metaspace(Metaspace { prepend_scheme, .. }) => {
+            let name = match prepend_scheme {
+                PrependScheme::First => "first",
+                PrependScheme::Never => "never",
+                PrependScheme::Always => "always",
+            };
+            Some((KEY, name != "never", format!("pre_tokenizer.prepend_scheme = {name}")))
         }
         _ => None,
     });
-    // older files of pieces have it among their normalizers
-    let prepends = normalizers.iter().any(|part| matches!(part, NormalizerWrapper::Prepend(_)));
     let blank =
         |part: &&NormalizerWrapper| matches!(part, NormalizerWrapper::Replace(blank) if blank.content == "▁");
-    let older =
-        (prepends || normalizers.iter().any(blank)).then_some((KEY, "a normalizer Prepend", prepends));
-    older.filter(|_| prepends).or(own).or(older)
+    let none = || (KEY, false, "has no normalizer Prepend".to_owned());
+    own.or_else(|| normalizers.iter().any(blank).then(none))
 }
 
 /// The normalizers, one by one.
