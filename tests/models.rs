@@ -165,7 +165,9 @@ fn drawn_pooler(settings: &str, saved: bool, tensor: &str) {
     assert_eq!(config["modules_to_save"].as_array().unwrap().contains(&"pooler".into()), saved, "{config}");
     // the experiment has another seed by now: nothing may be drawn again
     let other = Case { seed: 4, ..case };
-    has_scores_of(&record, &other.import().unwrap());
+    let said = other.import().unwrap();
+    has_scores_of(&record, &said);
+    said.must_have(&["is the adapter's, and not drawn: bert.pooler.dense.weight"]);
 }
 
 fn has_scores_of(record: &Record, said: &String) {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::tensor::Device;
 use peftlab_backbones::Head;
+use peftlab_layers::Model;
 use peftlab_layers::params::HostTensor;
 use peftlab_peft::{Described, DynMethod, Outline, Registry};
 use peftlab_record::{Record, Score, Status};
@@ -172,6 +174,13 @@ pub fn import(
         .and_then(|()| has_head(head, &tensors))
         .and_then(|()| has_saved(&config, &head.outline, &tensors))
         .map_err(|message| HarnessError::input(&file, message))?;
+    if !head.drawn.is_empty() {
+        // the plan, which knows no adapter, says that they are drawn
+        warnings.push(format!(
+            "what the checkpoint lacks is the adapter's, and not drawn: {}",
+            head.drawn.join(", ")
+        ));
+    }
     if tensors.keys().any(|name| head.outline.is_head(name)) {
         let (order, told) = plan.source.order_of_adapters(&plan.experiment.tasks[index], data)?;
         warnings.extend(told);
@@ -188,18 +197,32 @@ pub fn import(
     let model = plan.source.build(head, 0, &device)?;
     let attached = Attached::new(model, method, 0, &device)
         .map_err(|reason| HarnessError::input(&config_path, reason.to_string()))?;
-    let mut model = adapter::assign(attached.model, &attached.outline, &tensors, &file)?.valid();
-    let (task, training) = (&plan.experiment.tasks[index], &plan.experiment.training);
-    let virtual_tokens = method.virtual_tokens();
+    let model = adapter::assign(attached.model, &attached.outline, &tensors, &file)?;
+    let scores = scored(plan, index, head, method.virtual_tokens(), model, &device)?;
+    Ok(Imported { scores, warnings })
+}
+
+/// The scores of `model` on the task `index`, of validation and test.
+fn scored(
+    plan: &Plan,
+    index: usize,
+    head: &TaskHead,
+    virtual_tokens: usize,
+    model: Model,
+    device: &Device,
+) -> Result<Vec<(&'static str, Score)>, HarnessError> {
+    let (task, data, training) =
+        (&plan.experiment.tasks[index], &plan.data[index], &plan.experiment.training);
     let scorer = Scorer { plan, task, data, head, virtual_tokens, training };
-    let feeder = scorer.feeder(&mut model, &device);
+    let mut model = model.valid();
+    let feeder = scorer.feeder(&mut model, device);
     let mut scores = Vec::new();
     let splits = [(VALIDATION, Some(&data.validation)), (TEST, data.test.as_ref())];
     for (name, split) in splits.into_iter().filter_map(|(name, split)| Some((name, split?))) {
         let evaluation = scorer.evaluate(&model, (name, split), &feeder)?;
         scores.extend(scorer.scores(&evaluation).into_iter().map(|score| (name, score)));
     }
-    Ok(Imported { scores, warnings })
+    Ok(scores)
 }
 
 /// BOFT's steps, as PEFT's configuration has them.
