@@ -39,7 +39,7 @@ impl Record {
         Self::read_folder(&dir.join(RUNS))
     }
 
-    /// Every record in `folder`, [`RUNS`] or [`TRIALS`] of a results folder, in the order of their file names;
+    /// Every record in `folder`, [`RUNS`] or [`TRIALS`](crate::TRIALS) of a results folder, in the order of their file names;
     /// nothing where there is no such folder.
     ///
     /// # Errors
