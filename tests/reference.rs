@@ -1,30 +1,21 @@
 //! Two real models against `transformers`' numbers (`tools/reference/`). They are not bundled: the tests read them
 //! from the Hub's cache, and run with `cargo test -- --ignored`.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may")]
+#![allow(dead_code, reason = "other tests use the rest of what is shared")]
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
-use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use common::root;
-use peftlab_backbones::{Bert, BertConfig, Head, build, card};
-use peftlab_checkpoint::{ModelFiles, Safetensors, TensorSource, resolve};
+use peftlab_backbones::{Bert, BertConfig};
+use peftlab_checkpoint::{Safetensors, TensorSource, resolve};
 use peftlab_harness::{FirstToken, Targets, loss};
-use peftlab_layers::{Builder, Context, HeadRows, Mode, Model, ModelInput, Weights};
+use peftlab_layers::{Builder, Context, Mode, ModelInput};
 use serde::Deserialize;
 use serde_json::Value;
-
-fn weights<'a>(files: &'a ModelFiles) -> Weights<'a> {
-    let card = card(&files.config).unwrap();
-    Weights::Checkpoint {
-        source: &*files.weights,
-        base_prefix: card.base_prefix,
-        fresh: card.fresh,
-        head: HeadRows::Kept,
-        seed: 0,
-    }
-}
 
 #[test]
 #[ignore = "needs sentence-transformers/all-MiniLM-L6-v2 in the Hub's cache"]
@@ -32,7 +23,7 @@ fn minilm_embeds_as_transformers_does() {
     let device = Device::flex();
     let files = resolve("hub:sentence-transformers/all-MiniLM-L6-v2", &root()).unwrap();
     let config = BertConfig::deserialize(&files.config).unwrap();
-    let builder = Builder::new(weights(&files), &device, DType::F32);
+    let builder = Builder::new(network::weights(&files), &device, DType::F32);
     let model = Bert::new(&config, 2, &builder).unwrap();
     let expected = Safetensors::open(&[root().join("tests/fixtures/minilm.safetensors")]).unwrap();
     let shape: [usize; 2] = expected.info("input_ids").unwrap().shape.try_into().unwrap();
@@ -61,8 +52,7 @@ fn minilm_embeds_as_transformers_does() {
 fn smollm2_from_gguf_has_the_perplexity_that_transformers_finds() {
     let device = Device::flex();
     let files = resolve("hub:HuggingFaceTB/SmolLM2-135M-Instruct-GGUF", &root()).unwrap();
-    let builder = Builder::new(weights(&files), &device, DType::F32);
-    let model = Model::new(build(&files.config, Head::LanguageModel, &builder).unwrap()).valid();
+    let model = network::language_model(&files, &files.config, &device);
     let text = std::fs::read_to_string(root().join("tests/fixtures/smollm2-perplexity.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
     let ids: Vec<i64> =
@@ -70,9 +60,7 @@ fn smollm2_from_gguf_has_the_perplexity_that_transformers_finds() {
     let window = |ids: &[i64]| {
         let shape = [1, ids.len()];
         let targets = Targets::tokens(ids.to_vec(), shape, FirstToken::Left, &device);
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), shape), &device);
-        let input = ModelInput { input_ids: tokens, padding: None, token_type_ids: None };
-        let sum = loss(model.forward(&input, Mode::Evaluate), &targets).sum;
+        let sum = loss(model.forward(&network::text_of(ids, &device), Mode::Evaluate), &targets).sum;
         f64::from(sum.into_scalar::<f32>()) / targets.counted() as f64
     };
     let losses: Vec<f64> = ids.chunks(512).map(window).collect();

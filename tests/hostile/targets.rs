@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peftlab_checkpoint::{Tokenizer, load_tokenizer, resolve};
+use peftlab_checkpoint::{load_tokenizer, resolve};
 use peftlab_harness::plan::{Cell, Plan};
 use peftlab_harness::{exchange, run};
 use peftlab_peft::Registry;
@@ -236,7 +236,7 @@ fn gguf(folder: &Path) -> Run {
 
 /// Loads a data file as every kind of task.
 fn data(folder: &Path) -> Run {
-    let tokenizer: Tokenizer = load_tokenizer(&folder.join("base/llama/tokenizer.json")).unwrap();
+    let (tokenizer, _) = load_tokenizer(&folder.join("base/llama/tokenizer.json")).unwrap();
     let encoder =
         Encoder { tokenizer: Some(tokenizer), eos: EndOfText::Token { id: 3, note: None }, vocabulary: 60 };
     let input = folder.join("input");

@@ -108,10 +108,9 @@ impl Progress for Shown {
     }
 
     fn put_aside(&mut self, records: usize, folder: &Path) {
-        let what = if records == 1 { "record was" } else { "records were" };
+        let (were, are) = if records == 1 { ("record was", "is") } else { ("records were", "are") };
         self.say(&format!(
-            "{records} {what} made with another program, model, data or settings and {} put aside in {}",
-            if records == 1 { "is" } else { "are" },
+            "{records} {were} made with another program, model, data or settings and {are} put aside in {}",
             folder.display()
         ));
     }

@@ -77,18 +77,18 @@ pub fn load_config(path: &Path) -> Result<Value, CheckpointError> {
     }
 }
 
-/// Reads a `tokenizer.json`.
+/// Reads a `tokenizer.json`, and what the files beside it say of special tokens.
 ///
 /// # Errors
 /// Where it cannot be read, or is not one.
-pub fn load_tokenizer(path: &Path) -> Result<Tokenizer, CheckpointError> {
+pub fn load_tokenizer(path: &Path) -> Result<(Tokenizer, SpecialTokens), CheckpointError> {
     let path = &if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() };
     if !path.is_file() {
         return Err(CheckpointError::new(path, "there is no such tokenizer.json"));
     }
-    let tokenizer = Tokenizer::from_file(path)?;
     let beside = SpecialTokens::read(path.parent().unwrap_or(Path::new(".")))?;
-    tokenizer.with(&beside).map_err(|message| CheckpointError::new(path, message))
+    let tokenizer = Tokenizer::from_file(path)?.with(&beside);
+    Ok((tokenizer.map_err(|message| CheckpointError::new(path, message))?, beside))
 }
 
 fn open_folder(folder: &Path) -> Result<ModelFiles, CheckpointError> {
@@ -117,7 +117,10 @@ fn open(
         index.check(&weights)?;
     }
     let folder = config_path.parent().unwrap_or(Path::new("."));
-    let special = SpecialTokens::read(folder)?;
+    let (tokenizer, special) = match tokenizer {
+        Some(path) => load_tokenizer(&path).map(|(tokenizer, special)| (Some(tokenizer), special))?,
+        None => (None, SpecialTokens::read(folder)?),
+    };
     let adapter = folder.join(ADAPTER).is_file().then(|| {
         format!(
             "{}: the adapter beside the model is not read, though transformers puts it on the model by itself; score it \
@@ -129,7 +132,7 @@ fn open(
         digest: digest(&shards.files, &config)?,
         config,
         weights: Box::new(weights),
-        tokenizer: tokenizer.map(|path| load_tokenizer(&path)).transpose()?,
+        tokenizer,
         warnings: adapter.into_iter().collect(),
         special,
     })

@@ -101,25 +101,28 @@ fn prefix(normalizers: &[&NormalizerWrapper], pre_tokenizers: &[&PreTokenizerWra
 
 /// The normalizers, one by one.
 fn normalizers(tokenizer: &Tokenizer) -> Vec<&NormalizerWrapper> {
-    let mut left: Vec<&NormalizerWrapper> = tokenizer.get_normalizer().into_iter().collect();
-    let mut found = Vec::new();
-    while let Some(part) = left.pop() {
-        match part {
-            NormalizerWrapper::Sequence(parts) => left.extend(parts.as_ref().iter().rev()),
-            part => found.push(part),
-        }
-    }
-    found
+    one_by_one(tokenizer.get_normalizer(), |part| match part {
+        NormalizerWrapper::Sequence(parts) => Some(parts.as_ref()),
+        _ => None,
+    })
 }
 
 /// The pre-tokenizers, one by one.
 fn pre_tokenizers(tokenizer: &Tokenizer) -> Vec<&PreTokenizerWrapper> {
-    let mut left: Vec<&PreTokenizerWrapper> = tokenizer.get_pre_tokenizer().into_iter().collect();
+    one_by_one(tokenizer.get_pre_tokenizer(), |part| match part {
+        PreTokenizerWrapper::Sequence(parts) => Some(parts.as_ref()),
+        _ => None,
+    })
+}
+
+/// What `whole` consists of, in order; `parts` gives those of a sequence.
+fn one_by_one<'a, T>(whole: Option<&'a T>, parts: impl Fn(&'a T) -> Option<&'a [T]>) -> Vec<&'a T> {
+    let mut left: Vec<&T> = whole.into_iter().collect();
     let mut found = Vec::new();
     while let Some(part) = left.pop() {
-        match part {
-            PreTokenizerWrapper::Sequence(parts) => left.extend(parts.as_ref().iter().rev()),
-            part => found.push(part),
+        match parts(part) {
+            Some(inner) => left.extend(inner.iter().rev()),
+            None => found.push(part),
         }
     }
     found

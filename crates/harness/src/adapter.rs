@@ -169,6 +169,11 @@ impl BaseName {
     }
 }
 
+/// The names in `modules_to_save` of an adapter's configuration; each stands for the modules whose names end with it.
+pub(crate) fn modules_to_save(config: &serde_json::Value) -> impl Iterator<Item = &str> {
+    config["modules_to_save"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str)
+}
+
 /// Writes the trained tensors of `model`, those in `drawn` that the base model's checkpoint lacks, and the
 /// configuration into the folder `dir`, as PEFT would. The head's outputs are in the base model's own `order`, if that
 /// is another than the task's.

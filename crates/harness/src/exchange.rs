@@ -316,8 +316,7 @@ fn has_saved(
     outline: &Outline,
     tensors: &BTreeMap<String, HostTensor>,
 ) -> Result<(), String> {
-    let mut names: Vec<&str> =
-        config["modules_to_save"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut names: Vec<&str> = adapter::modules_to_save(config).collect();
     if config["task_type"] == "SEQ_CLS" {
         // PEFT takes these for saved, and as all names those that no module has for nothing
         names.extend(["classifier", "score"]);

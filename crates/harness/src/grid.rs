@@ -130,10 +130,10 @@ pub fn run_grid(
     }
     prepare(plan, out)?;
     // what the plan would not make any more goes first: no choice and no table mixes it with what it makes
-    let mut stale = out_of_plan(&plan.trials, &out.join(TRIALS))?;
-    stale.extend(of_another_plan(&plan.trials, &out.join(TRIALS))?);
-    stale.extend(out_of_plan(&plan.cells, &out.join(RUNS))?);
-    put_aside(&stale, out, progress)?;
+    let (trials, runs) = (out.join(TRIALS), out.join(RUNS));
+    let mut aside = stale(&plan.trials, &plan.trials, &trials)?;
+    aside.extend(stale(&plan.cells, &[], &runs)?);
+    put_aside(&aside, out, progress)?;
     let asked = |cells: Vec<Cell>| -> Vec<Cell> {
         cells.into_iter().filter(|cell| only.is_empty() || only.contains(&cell.label)).collect()
     };
@@ -144,7 +144,7 @@ pub fn run_grid(
         outcome.trials = grid.stage(&asked(plan.trials.clone()), TRIALS, later)?;
     }
     let cells = settled(plan, out)?;
-    put_aside(&of_another_plan(&cells, &out.join(RUNS))?, out, grid.progress)?;
+    put_aside(&stale(&plan.cells, &cells, &runs)?, out, grid.progress)?;
     let cells = asked(cells);
     outcome.cells = grid.stage(&cells, RUNS, 0)?;
     Ok(outcome)
@@ -314,22 +314,17 @@ fn prepare(plan: &Plan, out: &Path) -> Result<(), HarnessError> {
     Ok(())
 }
 
-/// Records in `runs` whose cells are no longer in the plan.
-fn out_of_plan(cells: &[Cell], runs: &Path) -> Result<Vec<PathBuf>, HarnessError> {
-    let stems: HashSet<String> = cells.iter().map(Cell::stem).collect();
-    let records = Record::read_folder(runs)?;
-    Ok(records.into_iter().map(|(path, _)| path).filter(|path| !stems.contains(&stem(path))).collect())
-}
-
-/// Records in `runs` that stand in the place of one of `cells` and were made with other settings, data, model or
-/// program.
-fn of_another_plan(cells: &[Cell], runs: &Path) -> Result<Vec<PathBuf>, HarnessError> {
-    let cells: HashMap<String, &str> =
-        cells.iter().map(|cell| (cell.stem(), cell.identity.as_str())).collect();
-    let other = |(path, record): &(PathBuf, Record)| {
-        cells.get(&stem(path)).is_some_and(|identity| *identity != record.identity)
+/// Records in `runs` that are of none of the cells `planned`, or stand in the place of one of `settled` and were made
+/// with other settings, data, model or program.
+fn stale(planned: &[Cell], settled: &[Cell], runs: &Path) -> Result<Vec<PathBuf>, HarnessError> {
+    let planned: HashSet<String> = planned.iter().map(Cell::stem).collect();
+    let settled: HashMap<String, &str> =
+        settled.iter().map(|cell| (cell.stem(), cell.identity.as_str())).collect();
+    let is_stale = |(path, record): &(PathBuf, Record)| {
+        let stem = stem(path);
+        !planned.contains(&stem) || settled.get(&stem).is_some_and(|identity| *identity != record.identity)
     };
-    Ok(Record::read_folder(runs)?.into_iter().filter(other).map(|(path, _)| path).collect())
+    Ok(Record::read_folder(runs)?.into_iter().filter(is_stale).map(|(path, _)| path).collect())
 }
 
 fn stem(record: &Path) -> String {

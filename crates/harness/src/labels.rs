@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use peftlab_layers::HeadRows;
 use peftlab_layers::params::HostTensor;
 use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
 use serde_json::Value;
@@ -124,14 +125,10 @@ impl Order {
     }
 
     fn reorder(&self, tensors: &mut BTreeMap<String, HostTensor>, rows: &[usize]) {
-        for last in ["weight", "bias"] {
-            let Some(tensor) = tensors.get_mut(&format!("{}.{last}", self.module)) else { continue };
+        let head = HeadRows::Ordered { module: self.module, rows };
+        for (name, tensor) in tensors {
             // one of another size is refused elsewhere
-            if tensor.shape.first() == Some(&rows.len()) {
-                let width = tensor.values.len() / rows.len();
-                let row = |row: &usize| tensor.values[row * width..(row + 1) * width].to_vec();
-                tensor.values = rows.iter().flat_map(row).collect();
-            }
+            tensor.values = head.in_order(name, std::mem::take(&mut tensor.values), &tensor.shape);
         }
     }
 }

@@ -75,10 +75,8 @@ impl ModelSource {
         }
         let (tokenizer, special) = match (&spec.tokenizer, &files) {
             (Some(own), _) => {
-                let own = experiment.base().join(own);
-                let own = if own.is_dir() { own.join("tokenizer.json") } else { own };
-                let beside = SpecialTokens::read(own.parent().unwrap_or(Path::new(".")))?;
-                (Some(load_tokenizer(&own)?), beside)
+                let (tokenizer, beside) = load_tokenizer(&experiment.base().join(own))?;
+                (Some(tokenizer), beside)
             }
             (None, Some(files)) => (files.tokenizer.clone(), files.special.clone()),
             (None, None) => (None, SpecialTokens::default()),

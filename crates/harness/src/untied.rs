@@ -8,6 +8,8 @@ use peftlab_layers::params::HostTensor;
 use peftlab_peft::DynMethod;
 use serde_json::Value;
 
+use crate::adapter;
+
 /// A language model's output layer.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";
 /// Its embedding, as it may be named in files.
@@ -62,10 +64,7 @@ pub(crate) fn unties(
     if head != Head::LanguageModel || network["tie_word_embeddings"] != true {
         return Ok(false);
     }
-    let saved = |module: &str| {
-        let asked = config["modules_to_save"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        asked.into_iter().any(|name| module.ends_with(name))
-    };
+    let saved = |module: &str| adapter::modules_to_save(config).any(|name| module.ends_with(name));
     let adapted = tensors.keys().find(|name| name.starts_with("lm_head.") && *name != LM_HEAD);
     // the copy is a tensor of its own only after that: until then PEFT has changed the embedding, too
     if let Some(name) = adapted.filter(|_| FROM_THE_WEIGHT.contains(&method.card().name)) {

@@ -58,6 +58,20 @@ pub enum HeadRows<'a> {
     },
 }
 
+impl HeadRows<'_> {
+    /// `values` of the parameter `name`, of the shape `shape`, with the outputs of the head in the order that is asked
+    /// for. One of another size stays as it is.
+    pub fn in_order(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+        let Self::Ordered { module, rows } = self else { return values };
+        let ours = name.strip_prefix(module).is_some_and(|rest| rest == ".weight" || rest == ".bias");
+        if !ours || shape.first() != Some(&rows.len()) {
+            return values;
+        }
+        let width: usize = shape[1..].iter().product();
+        rows.iter().flat_map(|row| values[row * width..(row + 1) * width].to_vec()).collect()
+    }
+}
+
 /// What building a network took from a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct BuildLog {
@@ -258,8 +272,8 @@ impl<'a> Builder<'a> {
             return Ok(self.absent(stored));
         }
         let tensor = match in_file {
-            Some((source, in_file)) => {
-                let values = self.in_order(&name, source.read_f32(&in_file)?, &shape);
+            Some((source, head, in_file)) => {
+                let values = head.in_order(&name, source.read_f32(&in_file)?, &shape);
                 let values = if transposed { transpose(&values, shape[0], shape[1]) } else { values };
                 let dtype = self.kept(&name);
                 let data = TensorData::new(values, stored).convert_dtype(dtype);
@@ -270,12 +284,13 @@ impl<'a> Builder<'a> {
         Ok(Param::from_tensor(tensor).set_require_grad(false))
     }
 
-    /// The checkpoint and the name it has for a parameter; none where the parameter is to be drawn.
+    /// The checkpoint, what becomes of its head, and the name it has for a parameter; none where the parameter is to be
+    /// drawn.
     fn in_file(
         &self,
         names: &[&str],
         shape: &[usize],
-    ) -> Result<Option<(&'a dyn TensorSource, String)>, BuildError> {
+    ) -> Result<Option<(&'a dyn TensorSource, HeadRows<'a>, String)>, BuildError> {
         let Weights::Checkpoint { source, base_prefix, fresh, head, .. } = self.weights else {
             return Ok(None);
         };
@@ -308,7 +323,7 @@ impl<'a> Builder<'a> {
             }
             Some((in_file, _)) => {
                 log.read.insert(in_file.clone());
-                Ok(Some((source, in_file)))
+                Ok(Some((source, head, in_file)))
             }
             None if may_be_drawn => {
                 log.drawn.push(name);
@@ -316,19 +331,6 @@ impl<'a> Builder<'a> {
             }
             None => Err(BuildError::Missing { file: source.describe(), name }),
         }
-    }
-
-    /// `values` of the parameter `name`, with the outputs of the head in the order that is asked for.
-    fn in_order(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
-        let Weights::Checkpoint { head: HeadRows::Ordered { module, rows }, .. } = self.weights else {
-            return values;
-        };
-        let ours = name.strip_prefix(module).is_some_and(|rest| rest == ".weight" || rest == ".bias");
-        if !ours || rows.len() != shape[0] {
-            return values;
-        }
-        let width: usize = shape[1..].iter().product();
-        rows.iter().flat_map(|row| values[row * width..(row + 1) * width].to_vec()).collect()
     }
 
     /// A parameter that has a shape and no values.

@@ -94,14 +94,7 @@ impl LowRank<'_> {
         outline: &Outline,
         mut adapter: impl FnMut(&mut Projection, Self) -> A,
     ) -> Result<(), NotApplicable> {
-        let updates = self.updates(outline)?;
-        for projection in model.sites().projections {
-            if let Some((_, at)) = updates.iter().find(|(info, _)| info.name == projection.info.name) {
-                let adapter = adapter(projection, *at);
-                projection.adapters.push(Attached::new(Box::new(adapter)));
-            }
-        }
-        Ok(())
+        attach_each(model, &self.updates(outline)?, |projection, at| Ok(adapter(projection, at)))
     }
 }
 
@@ -111,24 +104,29 @@ pub(crate) fn attach<A: ProjectionAdapter + 'static>(
     targets: &[&ProjectionInfo],
     mut adapter: impl FnMut(&mut Projection) -> Result<A, NotApplicable>,
 ) -> Result<(), NotApplicable> {
-    for projection in model.sites().projections {
-        if targets.iter().any(|target| target.name == projection.info.name) {
-            let adapter = adapter(projection)?;
-            projection.adapters.push(Attached::new(Box::new(adapter)));
-        }
-    }
-    Ok(())
+    let targets: Vec<_> = targets.iter().map(|target| (*target, ())).collect();
+    attach_each(model, &targets, |projection, ()| adapter(projection))
 }
 
 /// Attaches what `adapter` makes, with the rank and α of each, to each of `targets`.
 pub(crate) fn attach_ranked<A: ProjectionAdapter + 'static>(
     model: &mut Model,
     targets: &[Ranked<'_>],
-    mut adapter: impl FnMut(&mut Projection, Ranked<'_>) -> Result<A, NotApplicable>,
+    adapter: impl FnMut(&mut Projection, Ranked<'_>) -> Result<A, NotApplicable>,
+) -> Result<(), NotApplicable> {
+    let targets: Vec<_> = targets.iter().map(|at| (at.info, *at)).collect();
+    attach_each(model, &targets, adapter)
+}
+
+/// Attaches what `adapter` makes to each of `targets`, which have something of their own.
+fn attach_each<T: Copy, A: ProjectionAdapter + 'static>(
+    model: &mut Model,
+    targets: &[(&ProjectionInfo, T)],
+    mut adapter: impl FnMut(&mut Projection, T) -> Result<A, NotApplicable>,
 ) -> Result<(), NotApplicable> {
     for projection in model.sites().projections {
-        if let Some(at) = targets.iter().find(|at| at.info.name == projection.info.name) {
-            let adapter = adapter(projection, *at)?;
+        if let Some((_, own)) = targets.iter().find(|(info, _)| info.name == projection.info.name) {
+            let adapter = adapter(projection, *own)?;
             projection.adapters.push(Attached::new(Box::new(adapter)));
         }
     }
