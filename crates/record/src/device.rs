@@ -3,8 +3,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::read_error;
-use crate::{RecordError, write_atomic};
+use crate::RecordError;
+use crate::files::{read_error, write_json};
 
 /// What a device can do, as `bench device` measured it; `tools/peer/device.py` writes the same of PyTorch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,10 +54,7 @@ impl DeviceReport {
     /// # Errors
     /// Where the folder cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| RecordError::File { path: path.to_owned(), message: error.to_string() })?;
-        text.push(b'\n');
-        write_atomic(path, &text)
+        write_json(path, self)
     }
 }
 

@@ -66,11 +66,16 @@ impl Record {
     /// # Errors
     /// Where the folder cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| RecordError::File { path: path.to_owned(), message: error.to_string() })?;
-        text.push(b'\n');
-        write_atomic(path, &text)
+        write_json(path, self)
     }
+}
+
+/// Writes `value` as JSON so that a reader sees all of it or nothing.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| RecordError::File { path: path.to_owned(), message: error.to_string() })?;
+    text.push(b'\n');
+    write_atomic(path, &text)
 }
 
 /// The table of steps beside a record.
@@ -81,6 +86,11 @@ pub fn steps_path(record: &Path) -> PathBuf {
 /// The table of predictions beside a record.
 pub fn predictions_path(record: &Path) -> PathBuf {
     record.with_extension("predictions.csv")
+}
+
+/// The table of predictions on the validation set, where [`predictions_path`] is of a test set.
+pub fn validation_predictions_path(record: &Path) -> PathBuf {
+    record.with_extension("validation.csv")
 }
 
 /// Writes a table of steps or predictions.
@@ -116,7 +126,7 @@ pub fn read_table<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>, Re
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
     let write = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = shared_file().tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
@@ -126,4 +136,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
         path: path.to_owned(),
         message: format!("cannot be written: {error}; choose another folder with --out"),
     })
+}
+
+/// Makes temporary files as other programs make theirs: readable for whom the umask says, not for their owner alone.
+fn shared_file() -> tempfile::Builder<'static, 'static> {
+    let builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    let builder = {
+        let mut builder = builder;
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        builder
+    };
+    builder
 }

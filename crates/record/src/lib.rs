@@ -5,6 +5,7 @@
 mod device;
 mod files;
 mod kernels;
+mod manifest;
 mod number;
 mod splits;
 
@@ -14,8 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use device::{DevicePeakSource, DeviceReport, Measure};
-pub use files::{predictions_path, read_table, steps_path, write_atomic, write_table};
+pub use files::{
+    predictions_path, read_table, steps_path, validation_predictions_path, write_atomic, write_table,
+};
 pub use kernels::{KernelProfile, KernelTime};
+pub use manifest::{MANIFEST, Manifest, PlannedCell, PlannedMethod, PlannedTask};
 pub use splits::SplitInfo;
 
 /// Version of the schema.
@@ -35,8 +39,12 @@ pub struct Record {
     pub schema: u32,
     /// The experiment's name.
     pub experiment: String,
-    /// Hash over settings, model, data and program.
+    /// Hash of [`inputs`](Self::inputs): runs with the same one have the same numbers.
     pub identity: String,
+    /// What decided the numbers: the method with its settings, the seed, the training settings, digests of model and data,
+    /// the kind of device, and the versions of the numerics. `null` in records of before this was kept.
+    #[serde(default)]
+    pub inputs: Value,
     /// The method's place in the experiment: the table's row.
     pub row: usize,
     /// The row's label.
@@ -201,9 +209,21 @@ pub struct Training {
     /// Mean validation loss of the weights that were kept.
     #[serde(deserialize_with = "number::or_nan")]
     pub validation_loss_after: f64,
+    /// Every look at the validation set while training.
+    #[serde(default)]
+    pub looks: Vec<Look>,
     /// The trials that the learning rate was chosen by, in the order of the grid; none where it was given.
     #[serde(default)]
     pub searched: Option<Vec<Trial>>,
+}
+
+/// A look at the validation set while training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    /// Optimizer steps done before.
+    pub step: u64,
+    /// Mean validation loss.
+    pub loss: f64,
 }
 
 /// A trial of a search for the learning rate: training with one rate of the grid, looked at on validation alone.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use peftlab_metrics::{Metric, Predictions};
 use peftlab_record::{
-    DevicePeakSource, Parameters, Prediction, Record, RecordError, Score, Status, Step, predictions_path,
-    read_table, steps_path,
+    DevicePeakSource, Look, Parameters, Prediction, Record, RecordError, Score, Status, Step,
+    predictions_path, read_table, steps_path,
 };
 
 use crate::costs::{Costs, Extras};
@@ -38,6 +38,8 @@ pub(crate) struct Grid {
     pub(crate) mixtures: Vec<String>,
     /// Columns that not every experiment has.
     pub(crate) extras: Extras,
+    /// All that it is made of, with their files.
+    pub(crate) records: Vec<(PathBuf, Record)>,
 }
 
 pub(crate) struct Task {
@@ -117,8 +119,12 @@ pub(crate) struct Cell {
     pub(crate) failure: Option<(String, String)>,
     /// What it cost.
     pub(crate) costs: Costs,
-    /// Losses of each run.
+    /// Its runs, whether they went well or not: places in [`Grid::records`].
+    pub(crate) runs: Vec<usize>,
+    /// Steps of each run that went well.
     pub(crate) losses: Vec<Vec<Step>>,
+    /// Looks at the validation set of each run that went well.
+    pub(crate) looks: Vec<Vec<Look>>,
     /// Whether the table of a run's predictions is gone, so that nothing can be compared with it.
     pub(crate) lacks_predictions: bool,
     predictions: Vec<Vec<Prediction>>,
@@ -167,9 +173,9 @@ impl Grid {
         };
         grid.tasks = tasks.iter().map(|(index, record)| task(record, lacks_test(*index))).collect();
         let columns: Vec<usize> = tasks.keys().copied().collect();
-        let mut rows: BTreeMap<usize, Vec<&(PathBuf, Record)>> = BTreeMap::new();
-        for pair in &records {
-            rows.entry(pair.1.row).or_default().push(pair);
+        let mut rows: BTreeMap<usize, Vec<Run<'_>>> = BTreeMap::new();
+        for (index, (path, record)) in records.iter().enumerate() {
+            rows.entry(record.row).or_default().push(Run { index, path, record });
         }
         let device =
             |record: &Record| record.measured.as_ref().and_then(|m| m.memory.device_process_peak).is_some();
@@ -185,6 +191,7 @@ impl Grid {
         for column in 0..grid.tasks.len() {
             grid.mark(column);
         }
+        grid.records = records;
         Ok(grid)
     }
 
@@ -200,6 +207,7 @@ impl Grid {
             by_difference: false,
             mixtures: Vec::new(),
             extras: Extras::default(),
+            records: Vec::new(),
         }
     }
 
@@ -305,26 +313,30 @@ fn parameters(record: &Record) -> &Parameters {
     end.unwrap_or(&record.parameters)
 }
 
-fn row(
-    runs: &[&(PathBuf, Record)],
-    columns: &[usize],
-    tasks: &[Task],
-    on_device: bool,
-) -> Result<Row, RecordError> {
-    let (_, first) = runs[0];
-    let largest = runs.iter().map(|(_, record)| parameters(record)).max_by_key(|p| p.trained);
+/// A record, and its place among all.
+struct Run<'r> {
+    index: usize,
+    path: &'r Path,
+    record: &'r Record,
+}
+
+fn row(runs: &[Run<'_>], columns: &[usize], tasks: &[Task], on_device: bool) -> Result<Row, RecordError> {
+    let first = runs[0].record;
+    let largest = runs.iter().map(|run| parameters(run.record)).max_by_key(|p| p.trained);
     let mut cells = Vec::new();
     for (column, task) in columns.iter().zip(tasks) {
         let metric = Metric::parse(&task.metric);
         let mut cell = Cell::default();
         let mut errors = Vec::new();
-        let here: Vec<_> = runs.iter().filter(|(_, record)| record.task.index == *column).collect();
-        cell.costs = Costs::new(&here.iter().map(|(_, record)| record).collect::<Vec<_>>(), on_device);
-        for (path, record) in here {
+        let here: Vec<_> = runs.iter().filter(|run| run.record.task.index == *column).collect();
+        cell.runs = here.iter().map(|run| run.index).collect();
+        cell.costs = Costs::new(&here.iter().map(|run| run.record).collect::<Vec<_>>(), on_device);
+        for Run { path, record, .. } in here {
             match outcome(record, task) {
                 Ok(score) => {
                     cell.scores.push(score.value);
                     errors.extend(score.standard_error);
+                    cell.looks.extend(record.measured.as_ref().map(|m| m.training.looks.clone()));
                     cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
                     // the table beside a record is of the test set where there is one
                     if task.on_validation == record.measured.as_ref().is_some_and(|m| m.test.is_empty()) {
@@ -339,7 +351,7 @@ fn row(
         cell.standard_error = (!errors.is_empty()).then(|| mean(&errors));
         cells.push(cell);
     }
-    let measured = || runs.iter().filter_map(|(_, record)| record.measured.as_ref());
+    let measured = || runs.iter().filter_map(|run| run.record.measured.as_ref());
     let bytes = |pick: &dyn Fn(&peftlab_record::Memory) -> Option<u64>| {
         let values: Vec<f64> = measured().filter_map(|m| pick(&m.memory)).map(|bytes| bytes as f64).collect();
         (!values.is_empty()).then(|| mean(&values))
