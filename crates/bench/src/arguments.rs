@@ -1,13 +1,14 @@
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use peftlab_harness::execute::Wanted;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
 #[command(
     name = "bench",
     version,
-    after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input."
+    after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input, 130 stopped by a signal."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -23,9 +24,8 @@ pub(crate) enum Command {
         /// Results folder [default: results/NAME].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
-        /// Run this method's cells alone; may be given several times.
-        #[arg(long, value_name = "LABEL")]
-        only: Vec<String>,
+        #[command(flatten)]
+        wanted: WantedCells,
     },
     /// Show an experiment's grid with parameter counts; nothing is run.
     Plan {
@@ -110,20 +110,11 @@ pub(crate) enum Command {
     /// Take so many bytes of a device at once, and end with 0 if that goes.
     #[command(hide = true)]
     Allocate { device: String, bytes: u64 },
-    /// Run one cell of a grid, in this process.
+    /// Run the cell of a grid that the standard input tells of, in this process.
     #[command(hide = true)]
     Cell {
-        file: PathBuf,
-        index: usize,
-        identity: String,
-        #[arg(long)]
-        out: PathBuf,
-        /// The index is that of a trial of the search.
-        #[arg(long)]
-        trial: bool,
-        /// End when the standard input does.
-        #[arg(long)]
-        attended: bool,
+        /// What it is called, for lists of processes.
+        name: String,
     },
     /// Write one documentation page a method, from its card.
     #[command(hide = true)]
@@ -131,6 +122,26 @@ pub(crate) enum Command {
         /// Folder for the pages.
         dir: PathBuf,
     },
+}
+
+/// Some cells of a grid.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WantedCells {
+    /// The cells of this row's label, or of all rows of this method, alone; may be given several times.
+    #[arg(long, value_name = "LABEL|METHOD")]
+    only: Vec<String>,
+    /// The cells of this task alone; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    task: Vec<String>,
+    /// The cells with this seed alone; may be given several times.
+    #[arg(long, value_name = "SEED")]
+    seed: Vec<u64>,
+}
+
+impl WantedCells {
+    pub(crate) fn parsed(&self) -> Wanted {
+        Wanted { methods: self.only.clone(), tasks: self.task.clone(), seeds: self.seed.clone() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

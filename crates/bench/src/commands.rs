@@ -1,37 +1,28 @@
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use peftlab_backbones::BACKBONES;
 use peftlab_harness::device::OpenDevice;
-use peftlab_harness::grid::{Line, run_grid};
+use peftlab_harness::exchange;
 use peftlab_harness::parity::{self, Verdict};
-use peftlab_harness::plan::{Cell, Plan, program_digest};
-use peftlab_harness::{HarnessError, exchange, run, search};
+use peftlab_harness::plan::{Cell, Plan};
 use peftlab_peft::Registry;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
 use crate::arguments::{Command, Listing};
-use crate::progress::Shown;
-use crate::{Outcome, print};
+use crate::{Outcome, print, say};
 
 pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
     match command {
-        Command::Run { file, out, only } => run_experiment(file, out.as_deref(), only, registry),
+        Command::Run { file, out, wanted } => {
+            crate::run::experiment(file, out.as_deref(), &wanted.parsed(), registry)
+        }
         Command::Plan { file, json } => plan(file, *json, registry),
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
-        Command::Cell { file, index, identity, out, trial, attended } => {
-            if *attended {
-                end_with_the_standard_input();
-            }
-            let plan = Plan::read_for_cell(file, registry, *index, *trial)?;
-            let cells = if *trial { plan.trials.clone() } else { search::settled(&plan, out)? };
-            let cell = cells.iter().find(|cell| (cell.index, &cell.identity) == (*index, identity));
-            run_cell(&plan, cell, out)
-        }
+        Command::Cell { .. } => crate::run::cell(registry),
         Command::Export { record, experiment, out } => {
             warn(&exchange::export(record, &Plan::read(experiment, registry)?, out)?);
             print(format!("{}: adapter_config.json, adapter_model.safetensors", out.display()));
@@ -60,58 +51,10 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
 }
 
 /// Says on standard error what a reader of the plan's numbers should know.
-fn warn(warnings: &[String]) {
+pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
-        // nobody is left to tell if the standard error is gone
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        say(format!("warning: {warning}"));
     }
-}
-
-fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &Registry) -> Result<Outcome> {
-    let plan = Plan::read(file, registry)?;
-    warn(&plan.all_warnings());
-    let out = out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from);
-    let outcome = run_grid(&plan, &program_digest()?, &out, only, &mut Shown::new())?;
-    let report = peftlab_report::report(&out)?;
-    print(format!("\n{}", report.text));
-    for (count, what) in [(outcome.trials, "trials"), (outcome.cells, "cells")] {
-        if count.before > 0 {
-            print(format!("{} of {} {what} were done before.", count.before, count.all));
-        }
-    }
-    print(format!("Table, plots, records: {}", out.display()));
-    for (count, what) in [(outcome.trials, "trials"), (outcome.cells, "cells")] {
-        if count.failed > 0 {
-            print(format!("{} of {} {what} failed; their records say why.", count.failed, count.all));
-        }
-    }
-    // a trial that diverged has told what it was run for
-    Ok(if outcome.cells.failed == 0 { Outcome::Done } else { Outcome::Failed })
-}
-
-/// Ends this process when the one that holds the other end of the standard input is gone.
-fn end_with_the_standard_input() {
-    std::thread::spawn(|| {
-        // nothing is ever sent
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(1);
-    });
-}
-
-fn run_cell(plan: &Plan, cell: Option<&Cell>, out: &Path) -> Result<Outcome> {
-    let cell = cell.ok_or_else(|| {
-        HarnessError::Failed(format!(
-            "{} or what it names changed while the grid was running",
-            plan.experiment.path.display()
-        ))
-    })?;
-    let print_line = &mut |event: peftlab_harness::Event| {
-        if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
-            print(line);
-        }
-    };
-    run::run_cell(plan, cell, &program_digest()?, out, print_line)?;
-    Ok(Outcome::Done)
 }
 
 fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {

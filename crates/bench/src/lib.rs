@@ -6,6 +6,7 @@ mod commands;
 mod device;
 mod docs;
 mod progress;
+mod run;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,23 +24,36 @@ pub(crate) enum Outcome {
     Done,
     /// Something that was measured failed: exit code 1.
     Failed,
+    /// A signal stopped it: exit code 130.
+    Interrupted,
+    /// Of a cell's process: another one works on the cell.
+    Claimed,
+}
+
+impl Outcome {
+    pub(crate) fn code(self) -> i32 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Interrupted => 130,
+            Self::Claimed => peftlab_harness::execute::CLAIMED,
+        }
+    }
 }
 
 /// Runs the program with the methods in `registry`. Exit codes: 0 done, 1 something measured failed, 2 wrong
-/// input.
+/// input, 130 stopped by a signal.
 pub fn main(registry: &Registry) -> ExitCode {
     peftlab_meter::allocated::keep_freed();
     let arguments = Arguments::parse();
     match commands::run(&arguments.command, registry) {
         Ok(_) if OUTPUT_LOST.load(Ordering::Relaxed) => ExitCode::from(2),
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::from(1),
+        Ok(outcome) => ExitCode::from(outcome.code() as u8),
         Err(error) => {
             let measured = error
                 .downcast_ref::<peftlab_harness::HarnessError>()
                 .is_some_and(|error| matches!(error, peftlab_harness::HarnessError::Failed(_)));
-            // nobody is left to tell if the standard error is gone
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            say(format!("error: {error:#}"));
             ExitCode::from(if measured { 1 } else { 2 })
         }
     }
@@ -55,7 +69,11 @@ pub(crate) fn print(text: impl std::fmt::Display) {
         && error.kind() != std::io::ErrorKind::BrokenPipe
         && !OUTPUT_LOST.swap(true, Ordering::Relaxed)
     {
-        // nobody is left to tell if the standard error is gone
-        let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {error}");
+        say(format!("error: the output cannot be written: {error}"));
     }
+}
+
+/// Says something on the standard error; nobody is left to tell if that is gone.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

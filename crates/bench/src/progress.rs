@@ -1,8 +1,7 @@
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use peftlab_harness::grid::{Line, Progress, Stage};
+use peftlab_harness::execute::{Line, Progress, Stage, Why};
 use peftlab_harness::plan::Cell;
 use peftlab_record::{Record, Status};
 
@@ -16,6 +15,8 @@ pub(crate) struct Shown {
     ended: usize,
     /// Of the next.
     later: usize,
+    /// What another run works on.
+    waiting: usize,
     started: Instant,
     last_line: Instant,
 }
@@ -32,7 +33,15 @@ impl Shown {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar
         });
-        Self { bar, cells: 0, ended: 0, later: 0, started: Instant::now(), last_line: Instant::now() }
+        Self {
+            bar,
+            cells: 0,
+            ended: 0,
+            later: 0,
+            waiting: 0,
+            started: Instant::now(),
+            last_line: Instant::now(),
+        }
     }
 
     fn say(&self, text: &str) {
@@ -61,11 +70,22 @@ fn name(cell: &Cell) -> String {
 }
 
 impl Progress for Shown {
-    fn start(&mut self, stage: Stage) {
-        (self.cells, self.ended, self.later) = (stage.count - stage.done, 0, stage.later);
+    fn start(&mut self, stage: &Stage) {
+        self.cells = stage.reasons.values().sum();
+        (self.ended, self.later, self.waiting) = (0, stage.later, 0);
         self.started = Instant::now();
         if stage.done > 0 {
-            self.say(&format!("{} of {} {} were done before", stage.done, stage.count, stage.what()));
+            let (done, count) = (stage.done, stage.count);
+            self.say(&format!("{done} of {count} {} were done before", stage.what(count)));
+        }
+        if stage.done > 0 || stage.reasons.keys().any(|why| *why != Why::New) {
+            for (why, count) in &stage.reasons {
+                self.say(&format!("{count} {} {why}", stage.what(*count)));
+            }
+        }
+        if stage.waiting > 0 {
+            let (waiting, what) = (stage.waiting, stage.what(stage.waiting));
+            self.say(&format!("{waiting} {what} cannot be run: trials of the search were stopped"));
         }
         if let (Some(bar), 0, 0) = (&self.bar, self.cells, self.later) {
             bar.finish_and_clear();
@@ -96,6 +116,8 @@ impl Progress for Shown {
                 )
             }
             Line::Validation { step, loss } => format!("step {step}, validation loss {loss:.4}"),
+            // its record says so, and is told of when it is there
+            Line::Panicked { .. } | Line::Failed { .. } => return,
         };
         match &self.bar {
             Some(bar) => bar.set_message(format!("{}: {text}", name(cell))),
@@ -105,14 +127,6 @@ impl Progress for Shown {
             }
             None => {}
         }
-    }
-
-    fn put_aside(&mut self, records: usize, folder: &Path) {
-        let (were, are) = if records == 1 { ("record was", "is") } else { ("records were", "are") };
-        self.say(&format!(
-            "{records} {were} made with another program, model, data or settings and {are} put aside in {}",
-            folder.display()
-        ));
     }
 
     fn finish(&mut self, cell: &Cell, record: &Record) {
@@ -131,6 +145,24 @@ impl Progress for Shown {
         self.say(&format!("[{what}{}/{}] {}: {result}", self.ended, self.cells, name(cell)));
         if let (Some(bar), true) = (&self.bar, self.ended == self.cells && self.later == 0) {
             bar.finish_and_clear();
+        }
+    }
+
+    fn stopped(&mut self, cell: &Cell, why: &str) {
+        self.ended += 1;
+        let what = if cell.trial { "trial " } else { "" };
+        self.say(&format!(
+            "[{what}{}/{}] {}: STOPPED: {why}; it has no record",
+            self.ended,
+            self.cells,
+            name(cell)
+        ));
+    }
+
+    fn waits(&mut self, cells: usize) {
+        if cells != self.waiting {
+            self.waiting = cells;
+            self.say(&format!("waiting for {cells} more that another run on this folder works on"));
         }
     }
 }

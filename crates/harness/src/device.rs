@@ -41,6 +41,11 @@ impl OpenDevice {
         }
     }
 
+    /// What kind it is, `cpu`, `cuda` or `cubecl-cpu`: which of several it is decides no number.
+    pub fn kind(&self) -> &str {
+        self.name.split(':').next().unwrap_or_default()
+    }
+
     /// What tables call it: a GPU by its product's name.
     pub fn describe(&self) -> String {
         match self.nvml.as_ref().and_then(|nvml| nvml.identity().ok()) {

@@ -10,16 +10,16 @@ use peftlab_layers::Model;
 use peftlab_layers::params::HostTensor;
 use peftlab_peft::{Described, DynMethod, Outline, Registry};
 use peftlab_record::{Record, Score, Status};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::adapter;
 use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
+use crate::execute::changed;
 use crate::experiment::{MethodSpec, WeightsSpec};
 use crate::labels::Order;
-use crate::plan::Plan;
+use crate::plan::{Cell, Plan, check_length, check_memory};
 use crate::run::{Scorer, TEST, VALIDATION};
-use crate::sizes;
 use crate::source::TaskHead;
 use crate::untied::unties;
 
@@ -36,15 +36,13 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, Har
             format!("has status {status} ({}), and no adapter to export; run it again", read.message);
         return Err(HarnessError::input(record, message));
     }
-    let cell = plan
-        .cells
-        .iter()
-        .find(|cell| (&cell.label, &cell.task, cell.seed) == (&read.label, &read.task.name, read.seed));
-    let Some(cell) = cell.filter(|_| read.settings["method"] == settings(plan, &read)) else {
+    let cell = cell_of(plan, &read).ok_or_else(|| {
         let file = plan.experiment.path.display();
-        return Err(HarnessError::input(record, format!("is not of a cell of {file} as it is now")));
-    };
-    let mut warnings = about_base(plan, &read)?;
+        let here = plan.cells.iter().find(|cell| cell.label == read.label && cell.task == read.task.name);
+        let why = here.map(|cell| format!(" ({})", changed(&read.inputs, &cell.inputs))).unwrap_or_default();
+        HarnessError::input(record, format!("is not of a cell of {file} as it is now{why}"))
+    })?;
+    let mut warnings = about_base(plan)?;
     let (task, data) = (&plan.experiment.tasks[cell.task_index], &plan.data[cell.task_index]);
     let (order, told) = plan.source.order_of_adapters(task, data)?;
     warnings.extend(order.as_ref().map(|order| in_order(order, &data.classes)).or(told));
@@ -61,11 +59,11 @@ pub fn export(record: &Path, plan: &Plan, out: &Path) -> Result<Vec<String>, Har
     Ok(warnings)
 }
 
-/// What of the base model that an exported adapter names is not as it was in the run; a sentence each.
+/// What a reader of an exported adapter should know of the base that it names; a sentence each.
 ///
 /// # Errors
 /// Where nobody else has such a base.
-fn about_base(plan: &Plan, record: &Record) -> Result<Vec<String>, HarnessError> {
+fn about_base(plan: &Plan) -> Result<Vec<String>, HarnessError> {
     let (experiment, spec) = (&plan.experiment, &plan.experiment.model);
     if spec.weights == WeightsSpec::Random {
         let message = "weights = \"random\" in [model]: the base was drawn, and PEFT would draw another; there is nothing \
@@ -74,12 +72,6 @@ fn about_base(plan: &Plan, record: &Record) -> Result<Vec<String>, HarnessError>
     }
     let name = adapter::BaseName::of(&spec.source, experiment.base()).name;
     let mut told = Vec::new();
-    if record.model.digest != plan.source.digest || record.settings["model"] != json!(spec) {
-        told.push(
-            "the model is not what it was in the run ([model], or the files there), and the adapter is for that one"
-                .to_owned(),
-        );
-    }
     if !spec.config.is_empty() {
         let keys: Vec<String> = spec.config.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         told.push(format!(
@@ -110,9 +102,14 @@ fn in_order(order: &Order, classes: &[String]) -> String {
     )
 }
 
-fn settings(plan: &Plan, record: &Record) -> Value {
-    let method = plan.experiment.methods.iter().find(|method| method.label == record.label);
-    method.map(|method| method.method.settings()).unwrap_or_default()
+/// The cell whose adapter the record's is: of the same method on the same model, with the same head, whatever the labels.
+fn cell_of<'p>(plan: &'p Plan, record: &Record) -> Option<&'p Cell> {
+    let parts = ["/method", "/model", "/task/kind", "/task/classes"];
+    let same = |cell: &&Cell| {
+        cell.seed == record.seed
+            && parts.iter().all(|part| cell.inputs.pointer(part) == record.inputs.pointer(part))
+    };
+    plan.cells.iter().find(same)
 }
 
 /// What scoring an adapter gave.
@@ -189,7 +186,7 @@ pub fn import(
         }
     }
 
-    sizes::check_memory(&plan.device, &head.outline, plan.source.dtype, method)
+    check_memory(&plan.device, &head.outline, plan.source.dtype, method)
         .and_then(|()| has_positions(plan, index, &spec))
         .map(|told| warnings.extend(told))
         .map_err(|message| HarnessError::input(&plan.experiment.path, message))?;
@@ -343,7 +340,7 @@ fn has_saved(
 fn has_positions(plan: &Plan, index: usize, spec: &MethodSpec) -> Result<Option<String>, String> {
     let (task, data) = (&plan.experiment.tasks[index], &plan.data[index]);
     let table = plan.source.config["max_position_embeddings"].as_u64().unwrap_or_default();
-    let told = sizes::check_length(task, data, spec, &plan.heads[index].outline, table)?;
+    let told = check_length(task, data, spec, &plan.heads[index].outline, table)?;
     Ok(told.filter(|told| !plan.warnings[index].contains(told)))
 }
 

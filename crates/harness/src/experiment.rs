@@ -1,6 +1,8 @@
 //! The experiment file, as written.
 
+mod names;
 mod reader;
+mod search;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optimizer::{OptimizerSpec, Schedule};
-use crate::search::SearchSpec;
+
+pub(crate) use names::plain;
+pub use search::SearchSpec;
 
 /// An experiment: one model, some tasks, some methods, some seeds.
 #[derive(Clone, Debug)]
@@ -232,6 +236,30 @@ impl TrainingSpec {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl TrainingSpec {
+    /// Number of optimizer steps with `examples` in the training set.
+    pub fn planned_steps(&self, examples: usize) -> usize {
+        let batches = examples.div_ceil(self.batch_size);
+        let per_epoch = batches.div_ceil(self.gradient_accumulation);
+        self.steps.unwrap_or_else(|| self.epochs.unwrap_or(1) * per_epoch)
+    }
+
+    /// What of it decides the numbers of a run of `steps` steps: not what is measured besides, nor in which of two forms
+    /// the number of steps was given.
+    pub(crate) fn deciding(&self, steps: usize) -> Value {
+        let mut settings = serde_json::to_value(self).unwrap_or_default();
+        if let Some(table) = settings.as_object_mut() {
+            for key in
+                ["epochs", "evaluate_start", "evaluate_merged", "timing_warmup_steps", "profile_kernels"]
+            {
+                table.remove(key);
+            }
+            table.insert("steps".to_owned(), steps.into());
+        }
+        settings
     }
 }
 

@@ -6,9 +6,9 @@ mod checks;
 pub mod device;
 mod error;
 pub mod exchange;
+pub mod execute;
 mod experiment;
 mod gpu;
-pub mod grid;
 mod kernels;
 mod labels;
 mod loss;
@@ -17,8 +17,6 @@ pub mod parity;
 pub mod plan;
 pub mod probe;
 pub mod run;
-pub mod search;
-mod sizes;
 mod source;
 mod special;
 mod step;
@@ -28,7 +26,7 @@ mod untied;
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
 pub use experiment::{
-    DtypeSpec, Experiment, HeadSpec, Keep, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec,
+    DtypeSpec, Experiment, HeadSpec, Keep, MethodSpec, ModelSpec, SearchSpec, TrainingSpec, WeightsSpec,
 };
 pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

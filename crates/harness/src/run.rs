@@ -11,8 +11,9 @@ use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Timeline, TimelineSummary, percentile};
 use peftlab_peft::{DynMethod, MergeKind};
 use peftlab_record::{
-    Checks, Environment, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, SplitInfo, Spread,
-    Status, Step, TaskInfo, Time, Training, predictions_path, steps_path, write_table,
+    Checks, Environment, Look, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, SplitInfo,
+    Spread, Status, Step, TaskInfo, Time, Training, predictions_path, steps_path,
+    validation_predictions_path, write_table,
 };
 use peftlab_tasks::{Metric, Split, SplitCounts, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
@@ -24,8 +25,7 @@ use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
 use crate::gpu::Gpu;
 use crate::loss::FirstToken;
-use crate::plan::{Cell, Plan, hex};
-use crate::sizes;
+use crate::plan::{Cell, Plan, check_memory, hex};
 use crate::source::TaskHead;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
@@ -37,13 +37,11 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         schema: SCHEMA,
         experiment: plan.experiment.name.clone(),
         identity: cell.identity.clone(),
-        row: cell.row,
+        inputs: cell.inputs.clone(),
+        row: plan.origin.row + cell.row,
         label: cell.label.clone(),
         method: cell.method.clone(),
-        family: serde_json::to_value(plan.experiment.methods[cell.row].method.card().family)
-            .ok()
-            .and_then(|family| family.as_str().map(str::to_owned))
-            .unwrap_or_default(),
+        family: plan.experiment.methods[cell.row].method.card().family.name().to_owned(),
         seed: cell.seed,
         task: TaskInfo {
             name: cell.task.clone(),
@@ -51,7 +49,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
             metric: metric.name().to_owned(),
             higher_is_better: metric.higher_is_better(),
             in_points: metric.in_points(),
-            index: plan.task_in_file(cell.task_index),
+            index: plan.origin.task + cell.task_index,
             digest: data.digest.clone(),
             splits: data.splits.iter().map(split_info).collect(),
         },
@@ -75,7 +73,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         measured: None,
         environment: Environment {
             device: plan.device.describe(),
-            threads: crate::grid::threads_here() as u64,
+            threads: crate::execute::threads_here() as u64,
             jobs: plan.experiment.jobs as u64,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: peftlab_meter::environment().cpu,
@@ -119,7 +117,13 @@ pub fn run_cell(
     let path = out.join(cell.folder()).join(format!("{}.json", cell.stem()));
     write_table(&steps_path(&path), &outcome.history.steps)?;
     if !cell.trial {
-        write_table(&predictions_path(&path), &outcome.evaluation.items)?;
+        match &outcome.test {
+            Some(test) => {
+                write_table(&predictions_path(&path), &test.items)?;
+                write_table(&validation_predictions_path(&path), &outcome.validation.items)?;
+            }
+            None => write_table(&predictions_path(&path), &outcome.validation.items)?,
+        }
         adapter::write(
             &params::tensors(&outcome.model, |info| outcome.stored(info)),
             &path.with_extension("safetensors"),
@@ -209,8 +213,9 @@ struct Outcome {
     /// Names of the tensors that were trained, or drawn for want of others.
     own: Vec<String>,
     history: History,
-    /// Of the test set, or the validation set where there is none.
-    evaluation: Evaluation,
+    validation: Evaluation,
+    /// Where there is a test set.
+    test: Option<Evaluation>,
     measured: Measured,
 }
 
@@ -291,7 +296,7 @@ impl Run<'_> {
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
-        Ok(Outcome { model, own, history, evaluation: test.unwrap_or(validation), measured })
+        Ok(Outcome { model, own, history, validation, test, measured })
     }
 
     /// Says of an evaluation that failed after training began what to do.
@@ -351,7 +356,7 @@ impl Run<'_> {
     fn attach(&self, device: &Device) -> Result<(Attached, f64), HarnessError> {
         let method = self.method();
         let plan = self.scorer.plan;
-        sizes::check_memory(&plan.device, &self.scorer.head.outline, plan.source.dtype, method)
+        check_memory(&plan.device, &self.scorer.head.outline, plan.source.dtype, method)
             .map_err(HarnessError::Failed)?;
         let mut model =
             self.scorer.plan.source.build_for(method, self.scorer.head, self.cell.seed, device)?;
@@ -404,6 +409,11 @@ impl Run<'_> {
             final_loss: last.iter().sum::<f64>() / last.len().max(1) as f64,
             validation_loss_before: before,
             validation_loss_after: after,
+            looks: history
+                .validation
+                .iter()
+                .map(|(step, loss)| Look { step: *step as u64, loss: *loss })
+                .collect(),
             searched: self.cell.searched.clone(),
         }
     }

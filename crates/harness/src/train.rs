@@ -124,13 +124,6 @@ pub struct History {
     pub kernels: Option<KernelProfile>,
 }
 
-/// Number of optimizer steps that `spec` asks for with `examples` in the training set.
-pub(crate) fn planned_steps(spec: &TrainingSpec, examples: usize) -> usize {
-    let batches = examples.div_ceil(spec.batch_size);
-    let per_epoch = batches.div_ceil(spec.gradient_accumulation);
-    spec.steps.unwrap_or_else(|| spec.epochs.unwrap_or(1) * per_epoch)
-}
-
 /// A look at the validation set from inside the training loop: the mean loss of a model.
 pub type Validate<'a> = &'a mut dyn FnMut(&Model) -> Result<f64, HarnessError>;
 
@@ -165,7 +158,7 @@ impl Trainer<'_> {
     ) -> Result<(Model, History), HarnessError> {
         let spec = self.spec;
         let lengths: Vec<usize> = split.examples.iter().map(|example| example.input_ids.len()).collect();
-        let steps = planned_steps(spec, lengths.len());
+        let steps = spec.planned_steps(lengths.len());
         let warmup = spec.warmup_steps.unwrap_or((spec.warmup_ratio * steps as f64).ceil() as usize);
         let course = Course { steps, seed: self.seed };
         let mut stepper = Stepper::new(self.method, &model, self.outline, spec, course);

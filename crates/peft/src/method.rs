@@ -31,6 +31,20 @@ pub enum Family {
     Unified,
 }
 
+impl Family {
+    /// Its name, as records and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Additive => "additive",
+            Self::Partial => "partial",
+            Self::Reparameterized => "reparameterized",
+            Self::Hybrid => "hybrid",
+            Self::Unified => "unified",
+        }
+    }
+}
+
 /// Whether a model is unchanged by attaching the method, before the first step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -119,6 +133,10 @@ impl NotApplicable {
 pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the method says about itself.
     const CARD: Card;
+
+    /// Version of the method's numerics: raised when the same settings come to other numbers than before, so that
+    /// records of before are run again.
+    const NUMERICS: u32 = 1;
 
     /// A row's label, with the settings that tell rows apart.
     fn label(&self) -> String {
@@ -217,6 +235,8 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
 pub trait DynMethod: Debug + DynClone + Send + Sync {
     /// See [`Method::CARD`].
     fn card(&self) -> &'static Card;
+    /// See [`Method::NUMERICS`].
+    fn numerics(&self) -> u32;
     /// See [`Method::label`].
     fn label(&self) -> String;
     /// See [`Method::count`].
@@ -261,6 +281,10 @@ dyn_clone::clone_trait_object!(DynMethod);
 impl<M: Method> DynMethod for M {
     fn card(&self) -> &'static Card {
         const { &M::CARD }
+    }
+
+    fn numerics(&self) -> u32 {
+        M::NUMERICS
     }
 
     fn label(&self) -> String {

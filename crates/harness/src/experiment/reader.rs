@@ -9,10 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use super::{Experiment, MethodSpec, ModelSpec, TrainingSpec};
+use super::{Experiment, MethodSpec, ModelSpec, SearchSpec, TrainingSpec, plain};
 use crate::error::HarnessError;
-use crate::plan::plain;
-use crate::search::SearchSpec;
 
 /// The file's outer form; what is inside is read piece by piece, so that every mistake can be told.
 #[derive(Deserialize)]
@@ -115,13 +113,14 @@ impl Reader<'_> {
 
     /// What no table shows by itself.
     fn whole(&mut self, file: &File, tasks: &[TaskSpec], methods: &[MethodSpec]) {
-        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        {
+        let plain_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        // `.` and `..` are folders that there are
+        if file.name.trim_matches('.').is_empty() || !file.name.chars().all(plain_name) {
             let name = &file.name;
             self.mistake_at_key(
                 0..self.text.len(),
                 "name",
-                &format!("name `{name}` names the results folder: use letters, digits, `-`, `_` and `.`"),
+                &format!("name `{name}` names the results folder: use letters, digits, `-`, `_` and `.`, and not `.` alone"),
             );
         }
         if file.seeds.is_empty() {
@@ -167,19 +166,6 @@ impl Reader<'_> {
                     "the {what} `{name}` stands in names of files: give it letters or digits, and at most {LONGEST_NAME} bytes"
                 );
                 self.mistake(0..0, &message);
-            }
-        }
-        for (i, task) in tasks.iter().enumerate() {
-            let same = |other: &&TaskSpec| other.name != task.name && plain(&other.name) == plain(&task.name);
-            if let Some(other) = tasks[..i].iter().find(same) {
-                self.mistake(
-                    0..0,
-                    &format!(
-                        "the tasks `{}` and `{}` differ in signs alone that names of files lack, so that one's records \
-                         would take the other's place; give one another name",
-                        other.name, task.name
-                    ),
-                );
             }
         }
     }

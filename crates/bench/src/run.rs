@@ -1,0 +1,104 @@
+//! `bench run`, and the process that it starts for each cell.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use peftlab_harness::execute::{
+    Count, Executor, Line, Outcome as GridOutcome, Processes, Wanted, Worked, run_grid, work,
+};
+use peftlab_harness::plan::Plan;
+use peftlab_peft::Registry;
+
+use crate::commands::warn;
+use crate::progress::Shown;
+use crate::{Outcome, print, say};
+
+/// The results folder of `plan`, where none is given.
+pub(crate) fn results_folder(out: Option<&Path>, plan: &Plan) -> PathBuf {
+    out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from)
+}
+
+pub(crate) fn experiment(
+    file: &Path,
+    out: Option<&Path>,
+    wanted: &Wanted,
+    registry: &Registry,
+) -> Result<Outcome> {
+    let plan = Plan::read(file, registry)?;
+    warn(&plan.all_warnings());
+    let out = results_folder(out, &plan);
+    let executor = Arc::new(Processes::new()?);
+    let stopping = Arc::clone(&executor);
+    ctrlc::set_handler(move || {
+        if stopping.stopped() {
+            std::process::exit(Outcome::Interrupted.code());
+        }
+        stopping.stop();
+    })
+    .context("signals cannot be caught")?;
+    let outcome = run_grid(&plan, &out, wanted, &*executor, &mut Shown::new())?;
+    if executor.stopped() {
+        let done = outcome.cells.all - outcome.cells.open;
+        say(format!(
+            "stopped: {done} of {} cells have ended, and their records are kept in {}; the same command goes on from \
+             there, `bench report {}` draws what there is",
+            outcome.cells.all,
+            out.display(),
+            out.display()
+        ));
+        return Ok(Outcome::Interrupted);
+    }
+    let report = peftlab_report::report(&out)?;
+    print(format!("\n{}", report.text));
+    print(format!("Table, plots, records: {}", out.display()));
+    Ok(summary(&outcome, &out))
+}
+
+/// Says what did not end well.
+fn summary(outcome: &GridOutcome, out: &Path) -> Outcome {
+    let stages: [(Count, &str); 2] = [(outcome.trials, "trials"), (outcome.cells, "cells")];
+    for (count, what) in stages {
+        if count.failed > 0 {
+            print(format!(
+                "{} of {} {what} failed; their records in {} say why, and *.stderr.txt beside them the rest.",
+                count.failed,
+                count.all,
+                out.display()
+            ));
+        }
+        if count.open > 0 {
+            print(format!(
+                "{} of {} {what} were stopped, or wait for trials that were; the same command runs them.",
+                count.open, count.all
+            ));
+        }
+    }
+    // a trial that diverged has told what it was run for
+    let bad = outcome.cells.failed + outcome.cells.open + outcome.trials.open;
+    if bad == 0 { Outcome::Done } else { Outcome::Failed }
+}
+
+/// Runs the cell that the standard input tells of, and says on the standard output how it goes.
+pub(crate) fn cell(registry: &Registry) -> Result<Outcome> {
+    fn tell(line: &Line) {
+        if let Ok(line) = serde_json::to_string(line) {
+            print(line);
+        }
+    }
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(|place| format!(", at {place}")).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("a panic without a message");
+        tell(&Line::Panicked { message: format!("{message}{place}") });
+        usual(panic);
+    }));
+    match work(registry, &mut tell) {
+        Ok(Worked::Done) => Ok(Outcome::Done),
+        Ok(Worked::Claimed) => Ok(Outcome::Claimed),
+        Err(error) => {
+            tell(&Line::Failed { message: error.to_string() });
+            Err(error.into())
+        }
+    }
+}
