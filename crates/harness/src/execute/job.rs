@@ -10,6 +10,7 @@ use peftlab_tasks::TaskSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::store::changed;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{Experiment, MethodSpec, ModelSpec, TrainingSpec};
@@ -52,7 +53,9 @@ pub struct Job {
     pub seed: u64,
     /// Whether it is a trial of the search.
     pub trial: bool,
-    /// The identity that it was planned with.
+    /// What decides its numbers, as it was planned.
+    pub inputs: Value,
+    /// The hash of that.
     pub identity: String,
     /// The stem of its files' names.
     pub stem: String,
@@ -84,6 +87,7 @@ impl Job {
             searched: cell.searched.clone(),
             seed: cell.seed,
             trial: cell.trial,
+            inputs: cell.inputs.clone(),
             identity: cell.identity.clone(),
             stem: cell.stem(),
             planned,
