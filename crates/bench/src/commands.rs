@@ -72,7 +72,7 @@ fn run_experiment(file: &Path, out: Option<&Path>, only: &[String], registry: &R
     warn(&plan.all_warnings());
     let out = out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from);
     let outcome = run_grid(&plan, &program_digest()?, &out, only, &mut Shown::new())?;
-    let report = peftlab_report::report(&out)?;
+    let report = peftlab_report::report(&out, &peftlab_report::Options::default())?;
     print(format!("\n{}", report.text));
     for (count, what) in [(outcome.trials, "trials"), (outcome.cells, "cells")] {
         if count.before > 0 {
@@ -165,7 +165,7 @@ fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
 }
 
 fn report(dir: &Path) -> Result<Outcome> {
-    print(peftlab_report::report(dir)?.text);
+    print(peftlab_report::report(dir, &peftlab_report::Options::default())?.text);
     Ok(Outcome::Done)
 }
 

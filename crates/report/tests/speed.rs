@@ -24,8 +24,7 @@ fn noise(key: u64) -> f64 {
 
 fn record(row: usize, task: usize, seed: usize, score: f64) -> Value {
     let spread = json!({ "p10": 1.0, "median": 1.5, "p90": 2.0 });
-    let scores =
-        json!([{ "metric": "accuracy", "value": score, "standard_error": 0.03, "items": ITEMS }]);
+    let scores = json!([{ "metric": "accuracy", "value": score, "standard_error": 0.03, "items": ITEMS }]);
     json!({
         "schema": 1, "experiment": "large", "identity": format!("{row}-{task}-{seed}"), "row": row,
         "label": format!("method {row}"), "method": "lora", "family": "reparameterized", "seed": seed,
@@ -91,7 +90,7 @@ fn five_thousand_records_take_less_than_two_seconds() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path()).unwrap();
     let start = Instant::now();
-    let report = peftlab_report::report(dir.path()).unwrap();
+    let report = peftlab_report::report(dir.path(), &peftlab_report::Options::default()).unwrap();
     let taken = start.elapsed();
     println!("{} records: {taken:?}", ROWS * TASKS * SEEDS);
     assert!(report.text.contains("method 59"), "{}", report.text);
