@@ -159,7 +159,8 @@ impl Grid {
             }
         }
         // nothing is the best where nothing can be told from it
-        let all_tied = tested && tied.iter().all(|tied| *tied) && others.len() + 1 == scored.len();
+        let equal = scored.iter().all(|(_, score)| *score == scored[0].1);
+        let all_tied = equal || tested && tied.iter().all(|tied| *tied) && others.len() + 1 == scored.len();
         self.rows[best].cells[column].best = !all_tied;
         self.rows[second].cells[column].second = !all_tied && scored.len() > 2;
     }

@@ -93,3 +93,66 @@ pub fn report(dir: &Path, options: &Options) -> Result<Report, ReportError> {
     let text = table::terminal(&grid, &columns, options.width) + &profiles;
     Ok(Report { text, files, warnings })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made::Made;
+
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("runs")).unwrap();
+        for (row, identity) in ["a", "b", "c"].into_iter().enumerate() {
+            let record = Made { row, identity, loss: 0.5 + row as f64, ..Made::default() }.record();
+            record.write(&dir.path().join(format!("runs/{identity}.json"))).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_plot_that_fails_does_not_hide_the_table() {
+        let dir = folder();
+        // a file lies where the folder of the plots would be made
+        std::fs::write(dir.path().join("plots"), "").unwrap();
+        let drawn = report(dir.path(), &Options::default()).unwrap();
+        assert!(drawn.text.contains("method 2"), "{}", drawn.text);
+        assert_eq!(drawn.files.len(), 3);
+        assert!(drawn.files.iter().all(|file| file.is_file()));
+        assert!(drawn.warnings.len() == 1 && drawn.warnings[0].contains("plots"), "{:?}", drawn.warnings);
+        // a table that cannot be written is an error
+        std::fs::remove_file(dir.path().join("table.md")).unwrap();
+        std::fs::create_dir(dir.path().join("table.md")).unwrap();
+        let error = report(dir.path(), &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("table.md: cannot be written"), "{error}");
+    }
+
+    #[test]
+    fn reports_at_the_same_time_do_not_disturb_each_other() {
+        let dir = folder();
+        let expected = report(dir.path(), &Options::default()).unwrap().text;
+        let table = std::fs::read(dir.path().join("table.csv")).unwrap();
+        std::thread::scope(|scope| {
+            let draw = || report(dir.path(), &Options::default()).unwrap().text;
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
+            assert!(all.into_iter().all(|one| one.join().unwrap() == expected));
+        });
+        assert_eq!(std::fs::read(dir.path().join("table.csv")).unwrap(), table);
+        let left = std::fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
+    }
+
+    #[test]
+    fn the_plan_of_a_folder_is_read() {
+        let dir = folder();
+        let plan = r#"{ "schema": 1, "experiment": "e", "model": "m", "seeds": [0],
+            "methods": [{ "label": "only this", "method": "m", "family": "f" }],
+            "tasks": [{ "name": "t", "kind": "classification", "metric": "loss", "higher_is_better": false,
+                "in_points": false }],
+            "cells": [{ "method": 0, "task": 0, "seed": 0, "identity": "b" }] }"#;
+        std::fs::write(dir.path().join(peftlab_record::MANIFEST), plan).unwrap();
+        let text = report(dir.path(), &Options::default()).unwrap().text;
+        assert!(text.contains("only this") && text.contains("1.500") && !text.contains("method 1"), "{text}");
+        assert!(text.contains("2 records in runs/ are not of this plan"), "{text}");
+    }
+}

@@ -1,6 +1,9 @@
 //! Tables as a terminal shows them.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, TableComponent};
+
+/// Characters that a column of names keeps where a table has to be narrower than its contents.
+const LEAST: u16 = 12;
 
 /// A table of `lines` below `header`, the first `names` columns flush left and the others right. It is at most `width`
 /// characters wide, where there is one: what is too long goes on in the next line.
@@ -20,13 +23,22 @@ pub(crate) fn table(
         table.add_row(line.iter().enumerate().map(|(place, text)| aligned(place, text, names)));
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        // one more stands between columns
+        column.set_padding((0, 1));
     }
     if let Some(column) = table.column_iter_mut().last() {
         column.set_padding((0, 0));
     }
     if let Some(width) = width {
         let width = u16::try_from(width).unwrap_or(u16::MAX);
+        // names go on in the next line before numbers do, as long as something is left of them
+        let widths = table.column_max_content_widths();
+        let numbers: u16 = widths.iter().skip(names).map(|width| width + 2).sum();
+        if width.saturating_sub(numbers) >= LEAST * names as u16 {
+            for column in table.column_iter_mut().skip(names) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     }
     table.trim_fmt() + "\n"
@@ -68,6 +80,7 @@ mod tests {
         assert_eq!(text.lines().next().unwrap(), "name             number");
         assert_eq!(text.lines().nth(2).unwrap(), "a                     1");
         let narrow = table(&header, lines(), 1, Some(18));
+        assert!(narrow.lines().nth(3).unwrap().ends_with("22"), "{narrow}");
         assert!(narrow.lines().all(|line| line.chars().count() <= 18), "{narrow}");
     }
 

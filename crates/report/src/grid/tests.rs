@@ -222,6 +222,7 @@ fn nothing_is_best_where_weights_are_random_or_a_row_is_alone() {
     );
     assert_eq!(marks(&grid(&[made(0, 0.3), made(1, 0.1)])), [(false, false), (true, false)]);
     assert_eq!(marks(&grid(&[made(0, 0.3)])), [(false, false)]);
+    assert_eq!(marks(&grid(&[made(0, 0.3), made(1, 0.3)])), [(false, false); 2]);
     let mut random = records(&[made(0, 0.3), made(1, 0.1)]);
     random[1].1.settings["model"]["weights"] = "random".into();
     random[0].1.settings["model"]["weights"] = "random".into();

@@ -103,39 +103,44 @@ fn scores(grid: &Grid, content: &Content<'_>, notes: &mut Vec<Note>) {
     }
 }
 
-/// Notes on the columns of what was measured.
+/// Notes on the columns of what was measured, and of the rates.
 fn measures(grid: &Grid, content: &Content<'_>, notes: &mut Vec<Note>) {
+    let extras = &grid.extras;
+    let tasks = if grid.tasks.len() > 1 { ", a task each" } else { "" };
+    let memory = match (grid.on_device, grid.by_difference) {
+        (true, false) => "GPU MiB: NVML's peak of the process while training",
+        (true, true) => {
+            "GPU MiB: peak while training of the whole device above its start: the driver does not list the process"
+        }
+        (false, _) => "peak MiB: the most the process had allocated on the host while training",
+    };
+    let meanings = [
+        (Column::Loss, format!("loss: on validation after training{tasks}")),
+        (Column::Base, "base MiB: the base model's weights at rest".to_owned()),
+        (Column::Memory, memory.to_owned()),
+        (Column::Speed, "tokens/s: median over steps and seeds, without padding".to_owned()),
+        (Column::Step, "s/step: median".to_owned()),
+    ];
+    let shown = meanings.into_iter().filter(|(column, _)| content.has(*column)).map(|(_, text)| text);
+    let shown: Vec<String> = shown.collect();
     let mut note = |mark: Mark, text: String| notes.push(Note { mark, text });
-    if content.has(Column::Memory) {
-        note(Mark::None, match (grid.on_device, grid.by_difference) {
-            (true, false) => "GPU MiB: NVML's peak of the process while training".to_owned(),
-            (true, true) => "GPU MiB: peak while training of the whole device above its start: the driver does not list the process".to_owned(),
-            (false, _) => "peak MiB: the most the process had allocated on the host while training".to_owned(),
-        });
+    if !shown.is_empty() {
+        note(Mark::None, shown.join("; "));
     }
-    if content.has(Column::Speed) {
-        note(Mark::None, "tokens/s: median over steps and seeds, without padding".to_owned());
+    if content.has(Column::Merged) && !extras.merges.is_empty() {
+        note(
+            Mark::None,
+            format!("merged: loss on validation once the method is merged into the base{tasks}"),
+        );
     }
     if content.other_conditions() {
-        let mut by_conditions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for row in &grid.rows {
-            if let Some(conditions) = &row.other_conditions {
-                by_conditions.entry(conditions).or_default().push(&row.label);
-            }
-        }
-        let parts =
-            by_conditions.into_iter().map(|(conditions, rows)| format!("{conditions} ({})", few(&rows)));
-        let parts = parts.collect::<Vec<_>>().join("; ");
-        note(Mark::Conditions, format!("not comparable: measured under other conditions: {parts}"));
+        note(Mark::Conditions, other_conditions(grid));
     }
-    let extras = &grid.extras;
     let (tried, seeds) = &extras.tried;
-    let list = |values: Vec<String>| values.join(", ");
     if content.has(Column::Rate) && !tried.is_empty() {
-        let (rates, seeds) = (
-            list(tried.iter().map(|rate| format!("{rate:e}")).collect()),
-            list(seeds.iter().map(u64::to_string).collect()),
-        );
+        let rates: Vec<String> = tried.iter().map(|rate| format!("{rate:e}")).collect();
+        let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+        let (rates, seeds) = (rates.join(", "), seeds.join(", "));
         note(
             Mark::None,
             format!("rate: chosen on validation from {rates}, one trial each with seed {seeds}"),
@@ -147,22 +152,18 @@ fn measures(grid: &Grid, content: &Content<'_>, notes: &mut Vec<Note>) {
     } else if content.has(Column::Rate) {
         note(Mark::None, "rate: peak learning rate, set by hand in the experiment".to_owned());
     }
-    let tasks = if grid.tasks.len() > 1 { ", a task each" } else { "" };
-    for (column, text) in [
-        (Column::Loss, format!("loss: on validation after training{tasks}")),
-        (Column::Base, "base MiB: the base model's weights at rest".to_owned()),
-        (Column::Step, "s/step: median".to_owned()),
-    ] {
-        if content.has(column) {
-            note(Mark::None, text);
+}
+
+fn other_conditions(grid: &Grid) -> String {
+    let mut rows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for row in &grid.rows {
+        if let Some(conditions) = &row.other_conditions {
+            rows.entry(conditions).or_default().push(&row.label);
         }
     }
-    if content.has(Column::Merged) && !extras.merges.is_empty() {
-        note(
-            Mark::None,
-            format!("merged: loss on validation once the method is merged into the base{tasks}"),
-        );
-    }
+    let parts = rows.into_iter().map(|(conditions, rows)| format!("{conditions} ({})", few(&rows)));
+    let parts: Vec<String> = parts.collect();
+    format!("not comparable, for measured under other conditions: {}", parts.join("; "))
 }
 
 /// Some of `names`, and how many more there are.

@@ -92,9 +92,20 @@ fn memory_by_difference_is_called_that() {
 
 #[test]
 fn no_columns_and_no_notes_without_a_need() {
-    for text in forms(&grid(&[Made::default(), Made { row: 1, ..Made::default() }])) {
-        for none in ["rate", "base MiB", "by task", "deviation", "†", "dagger", "second best", "mean:", "* "]
-        {
+    let made = |row, loss| Made { row, loss, ..Made::default() };
+    for text in forms(&grid(&[made(0, 0.5), made(1, 0.6)])) {
+        for none in [
+            "rate",
+            "base MiB",
+            "by task",
+            "deviation",
+            "†",
+            "dagger",
+            "second best",
+            "mean:",
+            "distinguishable",
+            "2/",
+        ] {
             assert!(!text.contains(none), "{none}: {text}");
         }
     }
@@ -173,4 +184,131 @@ fn families_are_set_apart_where_they_are_asked_for() {
     assert!(text.contains("{l}{\\emph{additive}}"), "{text}");
     assert!(markdown(&grid, &columns).contains("| *partial* |"));
     assert!(terminal(&grid, &columns, 120).contains("\n[additive]\n"));
+}
+
+/// What a paper would print: methods of several families, two tasks, failures, long labels, characters of other alphabets.
+fn realistic() -> Grid {
+    const TASKS: [&str; 2] = ["sentiment", "text_ppl"];
+    const LABELS: [&str; 6] = [
+        "full",
+        "lora r=8 q,v",
+        "adalora r=12→8 q,v",
+        "50 % & more_#1",
+        "tied-lora r=8 tie=AB train=ABuv",
+        "(IA)³ α=0.5",
+    ];
+    let mut made = Vec::new();
+    for (row, task, seed) in (0..26 * 2 * 3).map(|i| (i / 6, i / 3 % 2, i % 3)) {
+        let metric = if task == 0 { "accuracy" } else { "perplexity" };
+        let wobble = f64::from((row as u32 * 7 + task as u32 * 5 + seed as u32 * 3) % 11);
+        made.push(Made {
+            row,
+            task,
+            seed: seed as u64,
+            tasks: &TASKS,
+            label: LABELS.get(row).copied(),
+            family: ["baseline", "reparameterized", "additive"][row.min(1) + usize::from(row > 15)],
+            metric: Some(metric),
+            score: Some(if task == 0 {
+                0.7 + 0.01 * wobble
+            } else {
+                (2.0 + row as f64 / 3.0 + 0.1 * wobble).exp()
+            }),
+            rate: [5e-4, 2e-3, 8e-3][(row + task) % 3],
+            tried: vec![5e-4, 2e-3, 8e-3],
+            tested: true,
+            out_of_memory: row == 9 || (row == 12 && seed == 1),
+            peak_bytes: (40 + row as u64) << 20,
+            base_bytes: Some(16_700_000 + 1_000_000 * (row as u64 % 2)),
+            threads: if row == 7 { 2 } else { 1 },
+            ..Made::default()
+        });
+    }
+    grid(&made)
+}
+
+#[test]
+fn latex_compiles_where_there_is_a_tex() {
+    let lengths: Vec<Made> = (0..4)
+        .map(|i| Made {
+            row: i / 2,
+            task: i % 2,
+            tasks: &["n=512", "n=1024"],
+            kind: "causal-lm",
+            metric: Some("perplexity"),
+            loss: 260.467 + i as f64,
+            ..Made::default()
+        })
+        .collect();
+    let (wide, narrow) = (realistic(), grid(&lengths));
+    let by_family =
+        Columns::new(&Options { group: Some("family".to_owned()), ..Options::default() }, &wide).unwrap();
+    let tables = [latex(&wide, &by_family), latex(&narrow, &columns(&narrow))];
+    assert!(tables[0].contains("\\begin{sidewaystable}") && tables[1].contains("\\begin{table}"));
+    let engine = ["pdflatex", "lualatex", "tectonic"].into_iter().find(|engine| {
+        std::process::Command::new(engine)
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
+    let Some(engine) = engine else {
+        println!("skipped: there is no pdflatex, lualatex or tectonic here");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let document = format!(
+        "\\documentclass{{article}}\n\\usepackage[T1]{{fontenc}}\n\
+         \\usepackage{{booktabs,threeparttable,adjustbox,rotating}}\n\\begin{{document}}\n{}\n\\end{{document}}\n",
+        tables.join("\n")
+    );
+    std::fs::write(dir.path().join("table.tex"), document).unwrap();
+    let mut command = std::process::Command::new(engine);
+    if engine != "tectonic" {
+        command.args(["-interaction=nonstopmode", "-halt-on-error"]);
+    }
+    let output = command.arg("table.tex").current_dir(dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if said.contains(".sty' not found") {
+        println!("skipped: {engine} lacks a package of the table");
+        return;
+    }
+    assert!(output.status.success() && dir.path().join("table.pdf").is_file(), "{said}");
+    assert!(!said.contains("Overfull") && !said.contains("Missing character"), "{said}");
+}
+#[test]
+fn look() {
+    let grid = realistic();
+    let dir = std::path::Path::new("/tmp/tables_look");
+    std::fs::create_dir_all(dir).unwrap();
+    let c = columns(&grid);
+    for w in [80, 120, 160] {
+        std::fs::write(dir.join(format!("t{w}.txt")), terminal(&grid, &c, w)).unwrap();
+    }
+    std::fs::write(dir.join("t.md"), markdown(&grid, &c)).unwrap();
+    let f = Columns::new(&Options { group: Some("family".to_owned()), ..Options::default() }, &grid).unwrap();
+    std::fs::write(dir.join("fam.txt"), terminal(&grid, &f, 120)).unwrap();
+    let made: Vec<Made> = (0..4)
+        .map(|i| Made {
+            row: i / 2,
+            task: i % 2,
+            tasks: &["n=512", "n=1024"],
+            kind: "causal-lm",
+            metric: Some("perplexity"),
+            loss: 260.467 + i as f64,
+            ..Made::default()
+        })
+        .collect();
+    let n = crate::made::grid(&made);
+    std::fs::write(dir.join("doc.tex"), format!("\\documentclass{{article}}\n\\usepackage[T1]{{fontenc}}\n\\usepackage{{booktabs,threeparttable,adjustbox,rotating}}\n\\begin{{document}}\n{}\n{}\n{}\\end{{document}}\n", latex(&grid, &f), latex(&grid, &c), latex(&n, &columns(&n)))).unwrap();
+    std::fs::write(dir.join("n.txt"), terminal(&n, &columns(&n), 120)).unwrap();
+    std::fs::write(dir.join("t.csv"), csv(&grid)).unwrap();
+    for d in ["/tmp/th1", "/tmp/th2"] {
+        let d = std::path::Path::new(d);
+        let g = Grid::new(None, peftlab_record::Record::read_all(d).unwrap()).unwrap();
+        std::fs::write(
+            dir.join(d.file_name().unwrap()),
+            terminal(&g, &columns(&g), 120) + &markdown(&g, &columns(&g)) + &latex(&g, &columns(&g)),
+        )
+        .unwrap();
+    }
 }
