@@ -336,6 +336,6 @@ fn record(folder: &Path) -> Run {
             return Ok(());
         }
         peftlab_report::compare_runs(&input, Some(&input)).map_err(text)?;
-        peftlab_report::report(&input).map(|_| ()).map_err(text)
+        peftlab_report::report(&input, &peftlab_report::Options::default()).map(|_| ()).map_err(text)
     })
 }

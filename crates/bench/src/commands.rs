@@ -108,7 +108,7 @@ fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
 }
 
 fn report(dir: &Path) -> Result<Outcome> {
-    print(peftlab_report::report(dir)?.text);
+    print(peftlab_report::report(dir, &peftlab_report::Options::default())?.text);
     Ok(Outcome::Done)
 }
 

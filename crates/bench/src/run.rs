@@ -49,7 +49,8 @@ pub(crate) fn experiment(
         ));
         return Ok(Outcome::Interrupted);
     }
-    let report = peftlab_report::report(&out)?;
+    let report = peftlab_report::report(&out, &peftlab_report::Options::default())?;
+    warn(&report.warnings);
     print(format!("\n{}", report.text));
     print(format!("Table, plots, records: {}", out.display()));
     Ok(summary(&outcome, &out))

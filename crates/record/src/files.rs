@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -24,9 +25,17 @@ impl Record {
             path: path.to_owned(),
             message: format!("is not a record: {error}; delete the file to have its cell run again"),
         };
+        let refused = match serde_json::from_str::<Self>(&text) {
+            Ok(record) if record.schema == SCHEMA => return Ok(record),
+            Ok(record) => {
+                return Err(RecordError::Schema { path: path.to_owned(), found: record.schema.into() });
+            }
+            Err(error) => error,
+        };
+        // of another schema anything may be in it
         let value: Value = serde_json::from_str(&text).map_err(corrupt)?;
         match value["schema"].as_u64() {
-            Some(schema) if schema == u64::from(SCHEMA) => serde_json::from_value(value).map_err(corrupt),
+            Some(schema) if schema == u64::from(SCHEMA) => Err(corrupt(refused)),
             schema => Err(RecordError::Schema { path: path.to_owned(), found: schema.unwrap_or(0) }),
         }
     }
@@ -58,7 +67,9 @@ impl Record {
             }
         }
         paths.sort();
-        paths.into_iter().map(|path| Self::read(&path).map(|record| (path, record))).collect()
+        let records: Vec<Result<Self, RecordError>> = paths.par_iter().map(|path| Self::read(path)).collect();
+        // of several that cannot be read always the first is told
+        paths.into_iter().zip(records).map(|(path, record)| Ok((path, record?))).collect()
     }
 
     /// Writes the record so that a reader sees all of it or nothing.
@@ -117,6 +128,39 @@ pub fn read_table<T: DeserializeOwned>(path: &Path) -> Result<Option<Vec<T>>, Re
     let mut reader = csv::Reader::from_path(path).map_err(|error| read_error(path, error))?;
     let rows: Result<Vec<T>, _> = reader.deserialize().collect();
     rows.map(Some).map_err(|error| read_error(path, error))
+}
+
+/// Reads the columns `names` of a table of numbers, one vector each, and nothing else of it: tables may be long. None where
+/// there is no such file.
+///
+/// # Errors
+/// Where it is not such a table, a column is not there, or what stands in one is no number.
+pub fn read_columns<const N: usize>(
+    path: &Path,
+    names: [&str; N],
+) -> Result<Option<[Vec<f64>; N]>, RecordError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut reader = csv::Reader::from_path(path).map_err(|error| read_error(path, error))?;
+    let headers = reader.headers().map_err(|error| read_error(path, error))?;
+    let mut places = [0; N];
+    for (place, name) in places.iter_mut().zip(names) {
+        let found = headers.iter().position(|header| header == name);
+        *place = found.ok_or_else(|| read_error(path, format!("there is no column `{name}`")))?;
+    }
+    let mut columns = [const { Vec::new() }; N];
+    let mut row = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut row).map_err(|error| read_error(path, error))? {
+        for ((column, place), name) in columns.iter_mut().zip(places).zip(names) {
+            let text = row.get(place).and_then(|field| std::str::from_utf8(field).ok()).unwrap_or_default();
+            let number = text.trim().parse().map_err(|_| {
+                read_error(path, format!("{name} in row {} is `{text}` and no number", column.len() + 1))
+            })?;
+            column.push(number);
+        }
+    }
+    Ok(Some(columns))
 }
 
 /// Writes a file so that a reader sees all of it or nothing.

@@ -7,9 +7,9 @@ use peftlab_record::{
     DevicePeakSource, DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path,
 };
 
+use crate::format::{grouped, mebibytes, significant};
 use crate::stats::median;
-use crate::table::{aligned, grouped, mebibytes};
-use crate::{ReportError, kernels};
+use crate::{ReportError, kernels, text};
 
 /// What one program made of an experiment.
 struct Side {
@@ -186,12 +186,6 @@ fn ratio(ours: Option<f64>, theirs: Option<f64>) -> String {
     }
 }
 
-/// Three digits that count.
-pub(crate) fn significant(value: f64) -> String {
-    let digits = if value > 0.0 { (2 - value.log10().floor() as i32).clamp(0, 6) as usize } else { 0 };
-    format!("{value:.digits$}")
-}
-
 /// A device's report as a table.
 pub fn device_table(report: &DeviceReport) -> String {
     measures(report, None)
@@ -225,7 +219,7 @@ fn measures(ours: &DeviceReport, theirs: Option<&DeviceReport>) -> String {
 }
 
 fn table(lines: &[Vec<String>], notes: &[String]) -> String {
-    let mut text = aligned(lines, 2);
+    let mut text = text::table(&lines[0], lines[1..].to_vec(), 2, None);
     for note in notes {
         let _ = writeln!(text, "{note}");
     }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use peftlab_record::{KernelProfile, KernelTime, Record};
 
-use crate::compare::significant;
-use crate::table::aligned;
+use crate::format::significant;
+use crate::text;
 
 /// Kernels that have a line of their own; the others share one.
 const SHOWN: usize = 20;
@@ -63,7 +63,7 @@ fn table(profile: &KernelProfile) -> String {
     let step = significant(profile.seconds / steps * 1e3);
     format!(
         "{}a step took {step} ms while every kernel was timed; without that it is faster",
-        aligned(&lines, 1)
+        text::table(&lines[0], lines[1..].to_vec(), 1, None)
     )
 }
 

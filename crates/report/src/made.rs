@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use peftlab_metrics::Metric;
 use peftlab_record::{Environment, Measured, Parameters, Record};
 use serde_json::json;
 
@@ -12,6 +13,7 @@ use crate::grid::Grid;
 pub(crate) struct Made {
     pub(crate) row: usize,
     pub(crate) label: Option<&'static str>,
+    pub(crate) family: &'static str,
     /// Place of the task in `tasks`.
     pub(crate) task: usize,
     pub(crate) tasks: &'static [&'static str],
@@ -34,6 +36,17 @@ pub(crate) struct Made {
     pub(crate) trained_end: Option<u64>,
     /// Whether the peak is the device's, by difference.
     pub(crate) by_difference: bool,
+    /// Metric of the task and of the score; the loss if absent.
+    pub(crate) metric: Option<&'static str>,
+    /// Steps that training was asked for.
+    pub(crate) steps: u64,
+    pub(crate) threads: u64,
+    /// When the run began, in seconds.
+    pub(crate) started: u64,
+    pub(crate) identity: &'static str,
+    /// Stands for the data and for the weights.
+    pub(crate) data: &'static str,
+    pub(crate) weights: &'static str,
 }
 
 impl Default for Made {
@@ -41,6 +54,7 @@ impl Default for Made {
         Self {
             row: 0,
             label: None,
+            family: "f",
             task: 0,
             tasks: &["first", "second"],
             kind: "classification",
@@ -57,13 +71,21 @@ impl Default for Made {
             tested: false,
             trained_end: None,
             by_difference: false,
+            metric: None,
+            steps: 40,
+            threads: 1,
+            started: 0,
+            identity: "",
+            data: "",
+            weights: "",
         }
     }
 }
 
 impl Made {
     fn measured(&self) -> Measured {
-        let score = |value: f64| json!({ "metric": "loss", "value": value, "items": 10 });
+        let score =
+            |value: f64| json!({ "metric": self.metric.unwrap_or("loss"), "value": value, "items": 10 });
         let trial =
             |rate| json!({ "learning_rate": rate, "seed": 7, "validation": 0.5, "validation_loss": 0.5 });
         let merged = |(into, loss): &(String, f64)| json!({ "into": into, "validation_loss": loss, "validation": [score(*loss)] });
@@ -98,26 +120,32 @@ impl Made {
     pub(crate) fn record(&self) -> Record {
         let name = self.tasks[self.task];
         let length = name.rsplit('=').next().and_then(|number| number.parse::<u64>().ok());
+        let metric = Metric::parse(self.metric.unwrap_or("loss")).unwrap();
         let record = json!({
-            "schema": 1, "experiment": "made", "identity": "", "row": self.row,
+            "schema": 1, "experiment": "made", "identity": self.identity, "row": self.row,
             "label": self.label.map_or(format!("method {}", self.row), str::to_owned),
-            "method": "m", "family": "f", "seed": self.seed,
-            "task": { "name": name, "kind": self.kind, "metric": "loss", "higher_is_better": false,
-                "in_points": false, "index": self.task, "digest": "" },
-            "model": { "name": "model", "architecture": "", "source": "", "digest": "", "dtype": "f32" },
+            "method": "m", "family": self.family, "seed": self.seed,
+            "task": { "name": name, "kind": self.kind, "metric": metric.name(),
+                "higher_is_better": metric.higher_is_better(), "in_points": metric.in_points(),
+                "index": self.task, "digest": self.data },
+            "model": { "name": "model", "architecture": "", "source": "", "digest": self.weights, "dtype": "f32" },
             "status": if self.out_of_memory { "out-of-memory" } else { "done" },
             "message": if self.out_of_memory { "no memory left" } else { "" },
             "parameters": Parameters { trained: 10, base_total: 1000, ..Parameters::default() },
-            "settings": { "training": { "learning_rate": self.rate }, "task": { "max_length": length } },
+            "settings": { "training": { "learning_rate": self.rate, "steps": self.steps }, "task": { "max_length": length } },
             "measured": (!self.out_of_memory).then(|| self.measured()),
-            "environment": Environment { device: "cpu".to_owned(), threads: 1, ..Environment::default() },
+            "environment": Environment { device: "cpu".to_owned(), threads: self.threads, started: self.started, ..Environment::default() },
         });
         serde_json::from_value(record).unwrap()
     }
 }
 
+/// Records made by hand, with a place in no folder.
+pub(crate) fn records(made: &[Made]) -> Vec<(PathBuf, Record)> {
+    made.iter().map(|made| (PathBuf::from("nowhere.json"), made.record())).collect()
+}
+
 /// A grid of records made by hand; there are no tables of steps or predictions beside them.
 pub(crate) fn grid(made: &[Made]) -> Grid {
-    let records = made.iter().map(|made| (PathBuf::from("nowhere.json"), made.record()));
-    Grid::new(records.collect()).unwrap()
+    Grid::new(None, records(made)).unwrap()
 }

@@ -14,7 +14,8 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 use crate::ReportError;
-use crate::grid::{Grid, Row, Task, size};
+use crate::format::size;
+use crate::grid::{Grid, Row, Task};
 use lengths::Measure;
 
 const FONT: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans.ttf");

@@ -8,9 +8,8 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 
 use super::{Drawn, GREY, chart, colour, font, marker, text};
-use crate::compare::significant;
+use crate::format::{grouped, significant};
 use crate::grid::{Cell, Grid, Task};
-use crate::table::grouped;
 
 /// What is drawn over the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ impl Measure {
         }
     }
 
-    /// What a point stands for, as [`Costs`](crate::costs::Costs) are over seeds.
+    /// What a point stands for, as [`Costs`](crate::grid::Costs) are over seeds.
     pub(super) fn note(self) -> &'static str {
         match self {
             Self::Time => "median over seeds",
