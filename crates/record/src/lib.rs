@@ -224,6 +224,7 @@ pub struct Look {
     /// Optimizer steps done before.
     pub step: u64,
     /// Mean validation loss.
+    #[serde(deserialize_with = "number::or_nan")]
     pub loss: f64,
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, 
 mod tests {
     use serde_json::json;
 
-    use crate::{Checks, Memory, Score, Training};
+    use crate::{Checks, Look, Memory, Score, Training};
 
     #[test]
     fn what_is_no_number_can_be_read_again() {
@@ -21,6 +21,9 @@ mod tests {
         let text = serde_json::to_string(&score).unwrap();
         let read: Score = serde_json::from_str(&text).unwrap();
         assert!(read.value.is_nan() && read.items == 3, "{read:?}");
+        let text = serde_json::to_string(&Look { step: 7, loss: f64::NAN }).unwrap();
+        let look: Look = serde_json::from_str(&text).unwrap();
+        assert!(look.loss.is_nan() && look.step == 7, "{look:?}");
     }
 
     #[test]

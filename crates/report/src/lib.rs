@@ -7,6 +7,7 @@ mod kernels;
 #[cfg(test)]
 mod made;
 mod options;
+mod page;
 mod plot;
 mod stats;
 mod table;
@@ -61,8 +62,8 @@ pub enum ReportError {
     },
 }
 
-/// Reads the records of the results folder `dir`, and writes `table.md`, `table.csv`, `table.tex` and `plots/`
-/// into it. A plot that cannot be drawn is a warning: the tables are there.
+/// Reads the records of the results folder `dir`, and writes `table.md`, `table.csv`, `table.tex`, `report.html`
+/// and `plots/` into it. A plot that cannot be drawn is a warning: the tables are there.
 ///
 /// # Errors
 /// Where there are no records, one cannot be read, an option names what is not there, or a table cannot be written.
@@ -79,6 +80,7 @@ pub fn report(dir: &Path, options: &Options) -> Result<Report, ReportError> {
         ("table.md", table::markdown(&grid, &columns)),
         ("table.csv", table::csv(&grid)),
         ("table.tex", table::latex(&grid, &columns)),
+        ("report.html", page::page(&grid, &columns)?),
     ] {
         let path = dir.join(name);
         write_atomic(&path, text.as_bytes())?;

@@ -1,5 +1,6 @@
 //! The comparison table in the manner of Xu et al. (arXiv 2312.12148): methods as rows.
 
+mod around;
 mod by_task;
 mod content;
 mod csv;
@@ -10,6 +11,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use around::Around;
 pub(crate) use csv::csv;
 pub(crate) use latex::latex;
 pub(crate) use markdown::markdown;
