@@ -55,7 +55,7 @@ impl Axis {
         let room = (0.08 * (high - low)).max(0.18);
         let (mut low, high) = (low - room, high + room);
         let mut ticks = log_ticks(low, high);
-        let zero = values.clone().any(|value| value == 0.0).then(|| low - 0.08 * (high - low));
+        let zero = values.clone().any(|value| value == 0.0).then_some(low - 0.08 * (high - low));
         if let Some(place) = zero {
             low = place - room;
             ticks.insert(0, (0.0, "0".to_owned()));

@@ -2,11 +2,16 @@
 //! tasks' names end in numbers both axes are logarithmic: a power law is a straight line, and its slope the power.
 
 use super::canvas::{Canvas, WIDTH, Xy};
+use super::font;
 use super::frame::{Axis, Frame};
+use super::place::{self, Block, Field, HEIGHT};
 use super::scatter;
-use super::style::{self, GREY, Looks, SMALL};
-use crate::grid::{Cell, Grid, Task};
+use super::style::{self, GREY, Looks, RADIUS, SMALL};
+use crate::grid::{Cell, Grid, Row, Task};
 use crate::table::grouped;
+
+/// Methods that have their names at the end of their lines; of more there is a list below.
+const NAMED: usize = 12;
 
 /// What is drawn over the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,24 +107,45 @@ pub(super) fn draw(grid: &Grid, measure: Measure) -> Option<Canvas> {
     let mut canvas = Canvas::default();
     let top = style::title(&mut canvas, grid, measure.title());
     let label = y.title(measure.label(grid));
-    let frame = Frame::within((0.0, top), (WIDTH, 260.0), places.axis, y);
+    let named = grid.rows.len() <= NAMED;
+    let names: Vec<String> = grid.rows.iter().map(|row| font::fit(&row.label, SMALL, 120.0)).collect();
+    let room =
+        if named { names.iter().map(|name| font::width(name, SMALL)).fold(0.0, f64::max) } else { 0.0 };
+    let frame = Frame::within((0.0, top), (WIDTH - room, 260.0), places.axis, y);
     frame.draw(&mut canvas, "", places.title, &label);
     let mut order: Vec<usize> = (0..places.at.len()).collect();
     order.sort_by(|a, b| places.at[*a].total_cmp(&places.at[*b]));
-    for (row, look) in grid.rows.iter().zip(&looks.rows) {
+    let points = |row: &Row| -> Vec<Option<Xy>> {
         let point = |task: &usize| Some(frame.at(places.at[*task], measure.of(&row.cells[*task])?));
-        let points: Vec<Option<Xy>> = order.iter().map(point).collect();
+        order.iter().map(point).collect()
+    };
+    for (row, look) in grid.rows.iter().zip(&looks.rows) {
         // a run that failed leaves a gap: no line goes over it
-        for part in points.split(Option::is_none) {
+        for part in points(row).split(Option::is_none) {
             canvas.line(part.iter().copied().flatten().collect(), 1.0, look.colour);
         }
-        for point in points.into_iter().flatten() {
+    }
+    if named {
+        let ends = grid.rows.iter().zip(names).filter_map(|(row, name)| {
+            let at = points(row).into_iter().flatten().next_back()?;
+            Some((place::Point { at, width: font::width(&name, SMALL) + 1.0, bar: 0.0 }, name))
+        });
+        let (ends, names): (Vec<_>, Vec<_>) = ends.unzip();
+        let (left, bottom) = (frame.left, frame.top + frame.height);
+        let outer = Block { left, top: frame.top, right: WIDTH, bottom };
+        let field = Field { points: &ends, lines: Vec::new(), outer, radius: RADIUS, height: HEIGHT };
+        field.draw(&mut canvas, &names);
+    }
+    for (row, look) in grid.rows.iter().zip(&looks.rows) {
+        for point in points(row).into_iter().flatten() {
             style::marker(&mut canvas, point, *look);
         }
     }
     let mut end = top + 262.0;
     end += style::families(&mut canvas, &looks, end);
-    end += style::rows(&mut canvas, grid, &looks, end, false);
+    if !named {
+        end += style::rows(&mut canvas, grid, &looks, end, false);
+    }
     let failed = grid.rows.iter().any(|row| row.cells.iter().any(|cell| cell.failure.is_some()));
     let note = format!("{}{}", measure.note(), if failed { "; no point: that run failed" } else { "" });
     end += canvas.paragraph(&note, (0.0, end), WIDTH, SMALL, GREY);

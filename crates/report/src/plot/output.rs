@@ -11,13 +11,14 @@ use peftlab_record::write_atomic;
 use super::canvas::Canvas;
 use crate::ReportError;
 
+type Encode = fn(&Canvas) -> Result<Vec<u8>, String>;
+
 /// The kinds of file that a picture is written as.
-const KINDS: [(&str, fn(&Canvas) -> Result<Vec<u8>, String>); 3] =
-    [("svg", svg::encode), ("png", png::encode), ("pdf", pdf::encode)];
+const KINDS: [(&str, Encode); 3] = [("svg", svg::encode), ("png", png::encode), ("pdf", pdf::encode)];
 
 /// Writes a picture as `NAME.svg`, `NAME.png` and `NAME.pdf` into the folder `dir`.
 pub(super) fn write(canvas: &Canvas, name: &str, dir: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    let one = |(kind, encode): &(&str, fn(&Canvas) -> Result<Vec<u8>, String>)| {
+    let one = |(kind, encode): &(&str, Encode)| {
         let path = dir.join(format!("{name}.{kind}"));
         let bytes = encode(canvas).map_err(|message| ReportError::Plot { path: path.clone(), message })?;
         write_atomic(&path, &bytes)?;

@@ -1,10 +1,11 @@
 //! Labels beside points, so that none lies on another: every label tries places around its point, first near, then
 //! far with a line to it, and takes the best; then each looks again, now that the others have theirs.
 
-use super::canvas::Xy;
+use super::canvas::{Anchor, Canvas, Xy};
+use super::style::{BLACK, GREY, SMALL, WHITE};
 
 /// A label farther than this from its point's marker has a line to it.
-pub(super) const LED: f64 = 4.0;
+const LED: f64 = 4.0;
 
 /// A rectangle: left, top, right, bottom.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,7 +17,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn around((x, y): Xy, dx: f64, dy: f64) -> Self {
+    fn around((x, y): Xy, dx: f64, dy: f64) -> Self {
         Self { left: x - dx, top: y - dy, right: x + dx, bottom: y + dy }
     }
 
@@ -27,7 +28,7 @@ impl Block {
     }
 
     /// The area that both cover.
-    pub(super) fn shared(&self, other: &Self) -> f64 {
+    fn shared(&self, other: &Self) -> f64 {
         let width = self.right.min(other.right) - self.left.max(other.left);
         let height = self.bottom.min(other.bottom) - self.top.max(other.top);
         width.max(0.0) * height.max(0.0)
@@ -41,7 +42,7 @@ impl Block {
     }
 
     /// The place of the rectangle that is nearest to a point.
-    pub(super) fn nearest(&self, (x, y): Xy) -> Xy {
+    fn nearest(&self, (x, y): Xy) -> Xy {
         (x.clamp(self.left, self.right), y.clamp(self.top, self.bottom))
     }
 }
@@ -69,9 +70,28 @@ pub(super) struct Field<'a> {
     pub(super) height: f64,
 }
 
+/// Height of a label in the size in which names are drawn.
+pub(super) const HEIGHT: f64 = SMALL + 0.8;
+
 impl Field<'_> {
+    /// Draws the points' names, and lines to those that are far; the markers come after.
+    pub(super) fn draw(&self, canvas: &mut Canvas, names: &[String]) {
+        let blocks = self.place();
+        for (point, block) in self.points.iter().zip(&blocks) {
+            let end = block.nearest(point.at);
+            if length(end, point.at) > self.radius + LED {
+                canvas.line(vec![point.at, end], 0.4, GREY);
+            }
+        }
+        for (name, block) in names.iter().zip(&blocks) {
+            let size = (block.right - block.left, block.bottom - block.top);
+            canvas.rectangle((block.left, block.top), size, WHITE.faint(75));
+            canvas.text(name, (block.left + 0.5, block.bottom - 1.7), SMALL, Anchor::Start, BLACK);
+        }
+    }
+
     /// Places of the points' labels.
-    pub(super) fn place(&self) -> Vec<Block> {
+    fn place(&self) -> Vec<Block> {
         let points = self.points;
         let mut placed: Vec<Option<Block>> = vec![None; points.len()];
         // where it is crowded labels have the fewest places: they choose first
@@ -80,13 +100,14 @@ impl Field<'_> {
         let mut order: Vec<usize> = (0..points.len()).collect();
         order.sort_by_cached_key(|i| std::cmp::Reverse(crowd(*i)));
         let candidates: Vec<Vec<Block>> = points.iter().map(|point| self.candidates(point)).collect();
-        for _ in 0..4 {
+        for _ in 0..if self.crowded() { 1 } else { 4 } {
             for own in &order {
                 placed[*own] = None;
                 let mut best = (f64::INFINITY, None);
                 for block in &candidates[*own] {
                     let cost = self.cost(&placed, *own, block, best.0);
-                    if cost < best.0 {
+                    // of places that are as good the first, which is at the right
+                    if cost < best.0 - 1e-6 {
                         best = (cost, Some(*block));
                     }
                 }
@@ -101,6 +122,11 @@ impl Field<'_> {
             bottom: point.at.1 + self.height / 2.0,
         };
         placed.iter().zip(points).map(|(block, point)| block.unwrap_or_else(|| beside(point))).collect()
+    }
+
+    /// Whether there are so many points that looking for the best places would take seconds.
+    fn crowded(&self) -> bool {
+        self.points.len() > 100
     }
 
     /// Places around a point, the nearest first.
@@ -118,7 +144,7 @@ impl Field<'_> {
         for (x, y) in [(beside, 0.0), (-beside, 0.0), (0.0, -above), (0.0, above)] {
             add(x, y);
         }
-        for ring in 0..14 {
+        for ring in 0..if self.crowded() { 3 } else { 14 } {
             let far = f64::from(ring) * 0.8 * self.height;
             for angle in 0..24 {
                 let (sin, cos) = (f64::from(angle) / 24.0 * std::f64::consts::TAU).sin_cos();
@@ -200,7 +226,7 @@ mod tests {
         let outer = Block { left: 0.0, top: 0.0, right: 430.0, bottom: 380.0 };
         let point = |i: usize| {
             let column = [60.0, 200.0, 210.0, 390.0][i % 4];
-            let x = if i % 2 == 0 { column } else { 20.0 + (i * 83 % 380) as f64 };
+            let x = if i.is_multiple_of(2) { column } else { 20.0 + (i * 83 % 380) as f64 };
             Point { at: (x, 20.0 + (i * 47 % 340) as f64), width: 40.0 + (i % 5) as f64 * 12.0, bar: 10.0 }
         };
         let points: Vec<Point> = (0..60).map(point).collect();

@@ -3,8 +3,8 @@
 use super::canvas::{Anchor, Canvas, WIDTH, Xy};
 use super::font;
 use super::frame::{Axis, Frame};
-use super::place::{self, Block, Field, LED};
-use super::style::{self, BLACK, GREY, Looks, NORMAL, RADIUS, SMALL, WHITE};
+use super::place::{self, Block, Field, HEIGHT};
+use super::style::{self, GREY, Looks, NORMAL, RADIUS, SMALL};
 use crate::grid::{Grid, Task};
 
 /// What a score is drawn against.
@@ -202,18 +202,9 @@ fn panel(
         bottom: frame.top + frame.height - 1.0,
     };
     let lines = steps.windows(2).map(|pair| Block::between(pair[0], pair[1])).collect();
-    let field = Field { points: &to_place, lines, outer, radius: RADIUS, height: SMALL + 0.8 };
-    let blocks = field.place();
-    for (point, block) in to_place.iter().zip(&blocks) {
-        let end = block.nearest(point.at);
-        if (end.0 - point.at.0).hypot(end.1 - point.at.1) > RADIUS + LED {
-            canvas.line(vec![point.at, end], 0.4, GREY);
-        }
-    }
-    for ((p, name), block) in points.iter().zip(&names).zip(&blocks) {
-        let (width, height) = (block.right - block.left, block.bottom - block.top);
-        canvas.rectangle((block.left, block.top), (width, height), WHITE.faint(75));
-        canvas.text(name, (block.left + 0.5, block.bottom - 1.7), SMALL, Anchor::Start, BLACK);
+    let field = Field { points: &to_place, lines, outer, radius: RADIUS, height: HEIGHT };
+    field.draw(canvas, &names);
+    for p in points {
         style::marker(canvas, frame.at(p.x, p.y), looks.rows[p.row]);
     }
     if points.len() == 1 {

@@ -1,4 +1,4 @@
-//! PNG of 300 dots an inch.
+//! PNG of 300 dots an inch. The outlines of letters are drawn like any other shape, each where the one before it ends.
 
 use tiny_skia::{FillRule, LineJoin, Paint, Path, PathBuilder, Pixmap, Stroke, StrokeDash, Transform};
 use ttf_parser::OutlineBuilder;
@@ -8,12 +8,14 @@ use crate::plot::font;
 
 /// Dots an inch: what printers ask for.
 const DPI: f64 = 300.0;
+/// Pixels at most, 160 MB while it is drawn: a picture of hundreds of rows has fewer dots an inch.
+const PIXELS: f64 = 4e7;
 
 /// The drawing as PNG; its size on paper is said in it.
 pub(super) fn encode(canvas: &Canvas) -> Result<Vec<u8>, String> {
-    let scale = DPI / 72.0;
-    let pixels = |points: f64| (points * scale).ceil() as u32;
     let size = canvas.size();
+    let scale = (DPI / 72.0).min((PIXELS / (size.0 * size.1)).sqrt());
+    let pixels = |points: f64| (points * scale).ceil() as u32;
     let mut map = Pixmap::new(pixels(size.0), pixels(size.1)).ok_or("it is too large for a PNG")?;
     map.fill(tiny_skia::Color::WHITE);
     let scaled =
@@ -47,16 +49,16 @@ pub(super) fn encode(canvas: &Canvas) -> Result<Vec<u8>, String> {
             }
         }
     }
-    compressed(&map)
+    compressed(&map, 72.0 * scale)
 }
 
-fn compressed(map: &Pixmap) -> Result<Vec<u8>, String> {
+fn compressed(map: &Pixmap, dpi: f64) -> Result<Vec<u8>, String> {
     // the background is opaque, and so is all that is drawn on it
     let rgb: Vec<u8> = map.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, map.width(), map.height());
     encoder.set_color(png::ColorType::Rgb);
-    let metre = (DPI / 0.0254).round() as u32;
+    let metre = (dpi / 0.0254).round() as u32;
     let size = png::PixelDimensions { xppu: metre, yppu: metre, unit: png::Unit::Meter };
     encoder.set_pixel_dims(Some(size));
     // of pictures that are mostly white this makes the smallest files, in half of the default's time
@@ -150,6 +152,10 @@ mod tests {
         let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
         let info = reader.info();
         assert_eq!((info.width, info.pixel_dims.unwrap().xppu), (2008, 11811));
+        let bytes = encode(&Canvas { height: 20_000.0, ..Canvas::default() }).unwrap();
+        let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let (width, height) = (f64::from(reader.info().width), f64::from(reader.info().height));
+        assert!(width * height < 1.01 * PIXELS && (height / width - 20_008.0 / 482.0).abs() < 0.1);
     }
 
     /// The gap between two words is as wide as the font says, to a pixel; the bitmap backend of plotters, which drops a
