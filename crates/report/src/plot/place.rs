@@ -169,8 +169,8 @@ impl Field<'_> {
             cost += 6.0 * block.shared(&Block::around(point.at, self.radius + 1.0, self.radius + 1.0));
             cost += 0.6 * block.shared(&Block::around(point.at, 0.7, point.bar));
             // a line over another's marker would lead to that
-            if led && i != own && point.at != at && gap(at, nearest, point.at) < self.radius + 1.0 {
-                cost += 25.0;
+            if led && i != own && point.at != at && gap(at, nearest, point.at) < self.radius + 2.0 {
+                cost += 50.0;
             }
             let Some(other) = placed[i].as_ref().filter(|_| i != own) else { continue };
             cost += 40.0 * block.shared(other);
