@@ -70,7 +70,8 @@ fn a_run_that_ends_in_nan_has_no_score() {
         let row = table.lines().find(|line| line.starts_with("| full")).unwrap();
         assert!(row.contains("failed") && !row.contains("**") && !row.contains("NaN"), "{table}");
         let row = table.lines().find(|line| line.starts_with("| lora")).unwrap();
-        assert!(row.contains("**"), "{table}");
+        // a row alone is the best of nothing
+        assert!(!row.contains("failed") && !row.contains("**"), "{table}");
     }
 }
 

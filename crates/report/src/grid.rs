@@ -63,6 +63,16 @@ impl Grid {
         manifest: Option<&Manifest>,
         records: Vec<(PathBuf, Record)>,
     ) -> Result<Self, RecordError> {
+        let mut grid = Self::unmarked(manifest, records)?;
+        grid.mark_columns();
+        Ok(grid)
+    }
+
+    /// The table without marks on what is best.
+    pub(crate) fn unmarked(
+        manifest: Option<&Manifest>,
+        records: Vec<(PathBuf, Record)>,
+    ) -> Result<Self, RecordError> {
         let mut selection = match manifest {
             Some(manifest) => selection::by_plan(manifest, &records),
             None => agreement::by_agreement(&records),
@@ -100,7 +110,7 @@ impl Grid {
         let base = first.map_or(String::new(), |first| format!(" ({})", size(first.parameters.base_total)));
         let dtype = first.map_or(String::new(), |first| format!(", {}", first.model.dtype));
         let place = usual.as_ref().map(Conditions::place).unwrap_or_default();
-        let mut grid = Self {
+        Ok(Self {
             name: selection.experiment,
             model: selection.model + &base,
             place: place + &dtype,
@@ -114,13 +124,14 @@ impl Grid {
             tasks,
             rows,
             records,
-        };
-        if !random_weights {
-            for column in 0..grid.tasks.len() {
-                grid.mark(column);
-            }
+        })
+    }
+
+    /// Marks what is best in each column, where scores mean something.
+    pub(crate) fn mark_columns(&mut self) {
+        if !self.random_weights {
+            (0..self.tasks.len()).for_each(|column| self.mark(column));
         }
-        Ok(grid)
     }
 
     /// Whether a mean over tasks can be taken: there are several, and all are in points.

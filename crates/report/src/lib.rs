@@ -9,6 +9,8 @@ mod made;
 mod options;
 mod page;
 mod plot;
+#[cfg(test)]
+mod speed;
 mod stats;
 mod table;
 mod text;

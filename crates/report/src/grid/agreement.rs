@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use peftlab_record::{PlannedMethod, PlannedTask, Record};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::selection::{Selection, Slot, preferred};
@@ -98,7 +99,7 @@ fn planned_task(record: &Record) -> PlannedTask {
     }
 }
 
-type Key<'a> = &'a dyn Fn(&Record) -> Value;
+type Key<'a> = &'a (dyn Fn(&Record) -> Value + Sync);
 
 fn model(record: &Record) -> Value {
     let model = &record.model;
@@ -111,7 +112,7 @@ fn task_name(record: &Record) -> Value {
 
 fn task(record: &Record) -> Value {
     let task = &record.task;
-    let mut settings = record.settings["task"].clone();
+    let mut settings = without_nulls(&record.settings["task"]);
     remove(&mut settings, NEUTRAL[2].1);
     json!({ "metric": task.metric, "kind": task.kind, "data": task.digest, "task": settings })
 }
@@ -124,7 +125,7 @@ fn protocol(record: &Record) -> Value {
 }
 
 fn method(record: &Record) -> Value {
-    json!({ "name": record.method, "method": record.settings["method"] })
+    json!({ "name": record.method, "method": without_nulls(&record.settings["method"]) })
 }
 
 /// What decided a run's numbers, its seed aside: as the record says, or, in records of before that was kept, all settings.
@@ -134,7 +135,7 @@ fn inputs(record: &Record) -> Value {
         remove(&mut inputs, &["seed"]);
         return inputs;
     }
-    let mut settings = record.settings.clone();
+    let mut settings = without_nulls(&record.settings);
     for (part, keys) in NEUTRAL {
         if part.is_empty() {
             remove(&mut settings, keys);
@@ -143,6 +144,17 @@ fn inputs(record: &Record) -> Value {
         }
     }
     settings
+}
+
+/// `value` without what is null: a setting that was not there yet when the record was made is one that was not used.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let kept = object.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 fn remove(value: &mut Value, keys: &[&str]) {
@@ -160,10 +172,13 @@ fn largest_groups(
     notes: &mut Notes,
 ) -> Vec<usize> {
     let mut scopes: BTreeMap<String, HashMap<String, Vec<usize>>> = BTreeMap::new();
-    for index in among {
-        let record = &records[*index].1;
-        let groups = scopes.entry(scope(record).to_string()).or_default();
-        groups.entry(key(record).to_string()).or_default().push(*index);
+    let keys: Vec<(String, String)> = among
+        .par_iter()
+        .map(|index| &records[*index].1)
+        .map(|record| (scope(record).to_string(), key(record).to_string()))
+        .collect();
+    for (index, (scope, key)) in among.iter().zip(keys) {
+        scopes.entry(scope).or_default().entry(key).or_default().push(*index);
     }
     let mut kept = Vec::new();
     for groups in scopes.into_values() {

@@ -181,6 +181,10 @@ fn seeds_of_a_cell_differ_in_nothing_else() {
             "left out: 1 record of method 0 on first: training.learning_rate is 0.001 and not 0.01"
         ]
     );
+    // a setting that an older program did not know
+    let mut newer = records(&[made(0, 1e-3, 0), made(1, 1e-3, 0)]);
+    newer[1].1.settings["training"]["patience"] = serde_json::Value::Null;
+    assert!(Grid::new(None, newer).unwrap().notes.is_empty());
     // what a record says that decided its numbers is asked before its settings
     let with_inputs = |rate: f64, seed: u64| {
         let mut record = made(seed, rate, 0).record();

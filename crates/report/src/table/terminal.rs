@@ -132,10 +132,8 @@ fn score(shown: &Shown) -> Vec<String> {
         Rank::Other => "",
     };
     let tied = if shown.tied { " *" } else { "" };
-    let missing = match shown.missing() {
-        text if text.is_empty() => text,
-        text => format!(" {text}"),
-    };
+    // what became of the others stands below the table
+    let missing = shown.seeds.map(|(found, planned)| format!(" ({found}/{planned})")).unwrap_or_default();
     vec![
         shown.mean.clone(),
         rank.to_owned(),
