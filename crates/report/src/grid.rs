@@ -10,10 +10,8 @@ use peftlab_record::{
 };
 
 use crate::costs::{Costs, Extras};
-use crate::stats::{deviation, holm, mean, median, paired_bootstrap};
-
-/// Significance level for the marks.
-const LEVEL: f64 = 0.05;
+use crate::marks::{Mark, Marks, marks};
+use crate::stats::{deviation, mean, median};
 
 /// All of an experiment's records.
 pub(crate) struct Grid {
@@ -52,6 +50,8 @@ pub(crate) struct Task {
     pub(crate) in_points: bool,
     /// Whether the scores are of the validation set: some run has none on a test set.
     pub(crate) on_validation: bool,
+    /// What is told apart in the column; none before it was marked, and of a metric that this program does not know.
+    pub(crate) marks: Option<Marks>,
 }
 
 impl Task {
@@ -214,27 +214,29 @@ impl Grid {
     /// Finds the best of a column, and what cannot be told from it.
     fn mark(&mut self, column: usize) {
         let task = &self.tasks[column];
-        let sign = if task.higher_is_better { 1.0 } else { -1.0 };
-        let scored =
-            self.rows.iter().enumerate().filter_map(|(i, row)| Some((i, sign * row.cells[column].mean()?)));
-        let Some((best, _)) = scored.max_by(|a, b| a.1.total_cmp(&b.1)) else { return };
-        let metric = Metric::parse(&task.metric);
-        let runs: Vec<Option<Vec<Predictions>>> =
-            self.rows.iter().map(|row| predictions(&row.cells[column], metric?)).collect();
-        let others: Vec<usize> = (0..self.rows.len()).filter(|i| *i != best && runs[*i].is_some()).collect();
-        let p: Vec<f64> = others
-            .iter()
-            .map(|i| match (&runs[best], &runs[*i], metric) {
-                (Some(a), Some(b), Some(metric)) => paired_bootstrap(metric, a, b),
-                _ => 1.0,
-            })
-            .collect();
-        if runs[best].is_some() {
-            for (i, p) in others.iter().zip(holm(&p)) {
-                self.rows[*i].cells[column].tied = Some(p >= LEVEL);
+        let means: Vec<Option<f64>> = self.rows.iter().map(|row| row.cells[column].mean()).collect();
+        let Some(metric) = Metric::parse(&task.metric) else {
+            // the best needs no test
+            let sign = if task.higher_is_better { 1.0 } else { -1.0 };
+            let scored = means.iter().enumerate().filter_map(|(i, mean)| Some((i, sign * (*mean)?)));
+            if let Some((best, _)) = scored.max_by(|a, b| a.1.total_cmp(&b.1)) {
+                self.rows[best].cells[column].best = true;
             }
+            return;
+        };
+        let runs: Vec<Option<Vec<Predictions>>> =
+            self.rows.iter().map(|row| predictions(&row.cells[column], metric)).collect();
+        let marks = marks(metric, &means, &runs);
+        for (row, mark) in self.rows.iter_mut().zip(&marks.marks) {
+            let cell = &mut row.cells[column];
+            cell.best = *mark == Mark::Best;
+            cell.tied = match mark {
+                Mark::Tied(_) => Some(true),
+                Mark::Different(_) => Some(false),
+                Mark::Best | Mark::NotTested => None,
+            };
         }
-        self.rows[best].cells[column].best = true;
+        self.tasks[column].marks = Some(marks);
     }
 }
 
@@ -258,6 +260,7 @@ fn task(record: &Record, on_validation: bool) -> Task {
         higher_is_better: record.task.higher_is_better,
         in_points: record.task.in_points,
         on_validation,
+        marks: None,
     }
 }
 
@@ -380,7 +383,7 @@ fn row(runs: &[Run<'_>], columns: &[usize], tasks: &[Task], on_device: bool) -> 
 /// The table of predictions at `path`; none where there is no such file. Every number in it must be one that `metric`
 /// can take, and there must be `count` of them: a comparison that is left out, or made of fewer items, would look like any
 /// other.
-fn read_predictions(
+pub(crate) fn read_predictions(
     path: &Path,
     metric: Option<Metric>,
     count: u64,
@@ -419,35 +422,32 @@ fn predictions(cell: &Cell, metric: Metric) -> Option<Vec<Predictions>> {
     if cell.predictions.is_empty() || cell.predictions.len() != cell.scores.len() {
         return None;
     }
-    let one = |items: &Vec<Prediction>| {
-        let predicted = || items.iter().map(|item| item.predicted);
-        let expected = || items.iter().map(|item| item.expected);
-        match metric {
-            Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => {
-                let predicted: Vec<usize> = predicted().map(|class| class as usize).collect();
-                let expected: Vec<usize> = expected().map(|class| class as usize).collect();
-                // as many classes as there are numbers of them, whatever these are: 0 and 1 stay themselves for F1
-                let known: BTreeSet<usize> =
-                    predicted.iter().chain(&expected).copied().chain([0, 1]).collect();
-                let place: BTreeMap<usize, usize> =
-                    known.into_iter().enumerate().map(|(place, class)| (class, place)).collect();
-                let dense = |classes: Vec<usize>| classes.iter().map(|class| place[class]).collect();
-                Predictions::Classes {
-                    predicted: dense(predicted),
-                    expected: dense(expected),
-                    classes: place.len(),
-                }
-            }
-            Metric::Pearson | Metric::Spearman | Metric::Mse => {
-                Predictions::Values { predicted: predicted().collect(), expected: expected().collect() }
-            }
-            Metric::Perplexity | Metric::Loss => Predictions::Tokens {
-                sum_loss: predicted().collect(),
-                tokens: expected().map(|tokens| tokens as usize).collect(),
-            },
+    Some(cell.predictions.iter().map(|items| of_items(items, metric)).collect())
+}
+
+/// The predictions of one run in the form that a metric takes.
+pub(crate) fn of_items(items: &[Prediction], metric: Metric) -> Predictions {
+    let predicted = || items.iter().map(|item| item.predicted);
+    let expected = || items.iter().map(|item| item.expected);
+    match metric {
+        Metric::Accuracy | Metric::F1 | Metric::MacroF1 | Metric::Matthews => {
+            let predicted: Vec<usize> = predicted().map(|class| class as usize).collect();
+            let expected: Vec<usize> = expected().map(|class| class as usize).collect();
+            // as many classes as there are numbers of them, whatever these are: 0 and 1 stay themselves for F1
+            let known: BTreeSet<usize> = predicted.iter().chain(&expected).copied().chain([0, 1]).collect();
+            let place: BTreeMap<usize, usize> =
+                known.into_iter().enumerate().map(|(place, class)| (class, place)).collect();
+            let dense = |classes: Vec<usize>| classes.iter().map(|class| place[class]).collect();
+            Predictions::Classes { predicted: dense(predicted), expected: dense(expected), classes: place.len() }
         }
-    };
-    Some(cell.predictions.iter().map(one).collect())
+        Metric::Pearson | Metric::Spearman | Metric::Mse => {
+            Predictions::Values { predicted: predicted().collect(), expected: expected().collect() }
+        }
+        Metric::Perplexity | Metric::Loss => Predictions::Tokens {
+            sum_loss: predicted().collect(),
+            tokens: expected().map(|tokens| tokens as usize).collect(),
+        },
+    }
 }
 
 /// A number of parameters, short: `4.39 M`.

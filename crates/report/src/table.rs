@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::compare::significant;
 use crate::costs;
 use crate::grid::{Cell, Grid, Row, Task};
+use crate::marks;
 
 /// The widest a table may be on a terminal.
 const WIDTH: usize = 120;
@@ -124,12 +125,8 @@ fn legend(grid: &Grid) -> Vec<String> {
         1 => format!("(±) standard error of the {set}; one seed: no spread over seeds"),
         _ => format!("± sample deviation over seeds; (±) standard error of the {set}"),
     }];
-    if grid.rows.iter().any(|row| row.cells.iter().any(|cell| cell.tied.is_some())) {
-        lines.push(
-            "* not distinguishable from the best of the column (paired bootstrap over items, Holm, 5 %)"
-                .to_owned(),
-        );
-    }
+    let marked = grid.tasks.iter().filter_map(|task| Some((task.name.as_str(), task.marks.as_ref()?)));
+    lines.extend(marks::legend(&marked.collect::<Vec<_>>()));
     lines.push(match (grid.on_device, grid.by_difference) {
         (true, false) => "GPU MiB: NVML's peak of the process while training".to_owned(),
         (true, true) => "GPU MiB: peak while training of the whole device above its start: the driver does not list the process".to_owned(),
