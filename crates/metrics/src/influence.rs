@@ -199,7 +199,8 @@ mod tests {
     fn made() -> [(Predictions, Vec<Metric>); 3] {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let expected: Vec<usize> = (0..40).map(|_| rng.random_range(0..3)).collect();
-        let predicted = expected.iter().map(|e| if rng.random_bool(0.6) { *e } else { rng.random_range(0..3) });
+        let predicted =
+            expected.iter().map(|e| if rng.random_bool(0.6) { *e } else { rng.random_range(0..3) });
         let classes = Predictions::Classes { predicted: predicted.collect(), expected, classes: 4 };
         // halves, so that there are ties
         let expected: Vec<f64> = (0..40).map(|_| f64::from(rng.random_range(0..20u8)) / 2.0).collect();

@@ -50,7 +50,7 @@ pub(crate) struct Task {
     pub(crate) in_points: bool,
     /// Whether the scores are of the validation set: some run has none on a test set.
     pub(crate) on_validation: bool,
-    /// What is told apart in the column; none before it was marked, and of a metric that this program does not know.
+    /// What is told apart in the column; none before it was marked.
     pub(crate) marks: Option<Marks>,
 }
 
@@ -214,19 +214,11 @@ impl Grid {
     /// Finds the best of a column, and what cannot be told from it.
     fn mark(&mut self, column: usize) {
         let task = &self.tasks[column];
+        let metric = Metric::parse(&task.metric);
         let means: Vec<Option<f64>> = self.rows.iter().map(|row| row.cells[column].mean()).collect();
-        let Some(metric) = Metric::parse(&task.metric) else {
-            // the best needs no test
-            let sign = if task.higher_is_better { 1.0 } else { -1.0 };
-            let scored = means.iter().enumerate().filter_map(|(i, mean)| Some((i, sign * (*mean)?)));
-            if let Some((best, _)) = scored.max_by(|a, b| a.1.total_cmp(&b.1)) {
-                self.rows[best].cells[column].best = true;
-            }
-            return;
-        };
         let runs: Vec<Option<Vec<Predictions>>> =
-            self.rows.iter().map(|row| predictions(&row.cells[column], metric)).collect();
-        let marks = marks(metric, &means, &runs);
+            self.rows.iter().map(|row| predictions(&row.cells[column], metric?)).collect();
+        let marks = marks(metric, task.higher_is_better, &means, &runs);
         for (row, mark) in self.rows.iter_mut().zip(&marks.marks) {
             let cell = &mut row.cells[column];
             cell.best = *mark == Mark::Best;
@@ -438,7 +430,11 @@ pub(crate) fn of_items(items: &[Prediction], metric: Metric) -> Predictions {
             let place: BTreeMap<usize, usize> =
                 known.into_iter().enumerate().map(|(place, class)| (class, place)).collect();
             let dense = |classes: Vec<usize>| classes.iter().map(|class| place[class]).collect();
-            Predictions::Classes { predicted: dense(predicted), expected: dense(expected), classes: place.len() }
+            Predictions::Classes {
+                predicted: dense(predicted),
+                expected: dense(expected),
+                classes: place.len(),
+            }
         }
         Metric::Pearson | Metric::Spearman | Metric::Mse => {
             Predictions::Values { predicted: predicted().collect(), expected: expected().collect() }

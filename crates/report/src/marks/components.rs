@@ -41,7 +41,8 @@ impl Column {
         let mut influences = Vec::new();
         for runs in methods {
             let scores: Vec<f64> = runs.iter().map(|run| value(metric, run)).collect();
-            let of_runs: Vec<Vec<f64>> = runs.iter().map(|run| influence(metric, run)).collect::<Option<_>>()?;
+            let of_runs: Vec<Vec<f64>> =
+                runs.iter().map(|run| influence(metric, run)).collect::<Option<_>>()?;
             let mut of_mean = vec![0.0; count];
             for run in &of_runs {
                 of_mean.iter_mut().zip(run).for_each(|(mean, own)| *mean += own / runs.len() as f64);

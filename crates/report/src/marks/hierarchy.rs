@@ -32,7 +32,8 @@ impl Hierarchy {
     pub(super) fn new(variances: &[f64], seeds: &[usize]) -> Option<Self> {
         let freedom: Vec<f64> = seeds.iter().map(|seeds| *seeds as f64 - 1.0).collect();
         let all: f64 = freedom.iter().sum();
-        let pooled = variances.iter().zip(&freedom).map(|(variance, freedom)| variance * freedom).sum::<f64>();
+        let pooled =
+            variances.iter().zip(&freedom).map(|(variance, freedom)| variance * freedom).sum::<f64>();
         if !(pooled > 0.0) {
             return None;
         }
@@ -49,8 +50,10 @@ impl Hierarchy {
         let mut logarithms = Vec::new();
         for prior in FREEDOM {
             for scale in &scales {
-                let likelihood: f64 =
-                    known.iter().map(|(variance, freedom)| density(*variance / scale, *freedom, prior) - scale.ln()).sum();
+                let likelihood: f64 = known
+                    .iter()
+                    .map(|(variance, freedom)| density(*variance / scale, *freedom, prior) - scale.ln())
+                    .sum();
                 logarithms.push(likelihood - 0.5 * prior.min(128.0).ln());
             }
         }
@@ -94,7 +97,8 @@ fn density(x: f64, a: f64, b: f64) -> f64 {
     if b.is_infinite() {
         return a / 2.0 * (a / 2.0).ln() - ln_gamma(a / 2.0) + (a / 2.0 - 1.0) * x.ln() - a * x / 2.0;
     }
-    ln_gamma((a + b) / 2.0) - ln_gamma(a / 2.0) - ln_gamma(b / 2.0) + a / 2.0 * (a / b).ln()
+    ln_gamma((a + b) / 2.0) - ln_gamma(a / 2.0) - ln_gamma(b / 2.0)
+        + a / 2.0 * (a / b).ln()
         + (a / 2.0 - 1.0) * x.ln()
         - (a + b) / 2.0 * (a / b * x).ln_1p()
 }

@@ -80,9 +80,14 @@ pub(crate) struct Marks {
 }
 
 /// Marks the methods of a column: `means` has a mean score for each that has any, `methods` the predictions of each of its
-/// runs, where they are there.
-pub(crate) fn marks(metric: Metric, means: &[Option<f64>], methods: &[Option<Vec<Predictions>>]) -> Marks {
-    let sign = if metric.higher_is_better() { 1.0 } else { -1.0 };
+/// runs, where they are there. Without a metric that this program knows the best is told, and no more.
+pub(crate) fn marks(
+    metric: Option<Metric>,
+    higher_is_better: bool,
+    means: &[Option<f64>],
+    methods: &[Option<Vec<Predictions>>],
+) -> Marks {
+    let sign = if higher_is_better { 1.0 } else { -1.0 };
     let scored = means.iter().enumerate().filter_map(|(i, mean)| Some((i, sign * (*mean)?)));
     let mut out = Marks {
         marks: vec![Mark::NotTested; means.len()],
@@ -93,6 +98,7 @@ pub(crate) fn marks(metric: Metric, means: &[Option<f64>], methods: &[Option<Vec
     };
     let Some((best, score)) = scored.rev().max_by(|a, b| a.1.total_cmp(&b.1)) else { return out };
     out.marks[best] = Mark::Best;
+    let Some(metric) = metric else { return out };
     let runs = |i: usize| methods.get(i).and_then(Option::as_deref).filter(|runs| !runs.is_empty());
     let Some(first) = runs(best).and_then(<[_]>::first) else { return out };
     let alike = |runs: &[Predictions]| {
@@ -149,8 +155,12 @@ fn same_items(a: &Predictions, b: &Predictions) -> bool {
 /// What a table says below it of its columns' marks, a sentence a line: the test, what it holds for, and how many seeds
 /// would tell a stated difference. `columns` has each column's name.
 pub(crate) fn legend(columns: &[(&str, &Marks)]) -> Vec<String> {
-    let tested: Vec<&(&str, &Marks)> =
-        columns.iter().filter(|(_, marks)| marks.marks.iter().any(|mark| matches!(mark, Mark::Tied(_) | Mark::Different(_)))).collect();
+    let tested: Vec<&(&str, &Marks)> = columns
+        .iter()
+        .filter(|(_, marks)| {
+            marks.marks.iter().any(|mark| matches!(mark, Mark::Tied(_) | Mark::Different(_)))
+        })
+        .collect();
     let mut lines = Vec::new();
     if tested.is_empty() {
         return lines;
@@ -161,7 +171,11 @@ pub(crate) fn legend(columns: &[(&str, &Marks)]) -> Vec<String> {
         "* cannot be told from the best of the column: all differences at once, over {over}, at most 5 % of columns err"
     ));
     if single > 0 {
-        let which = if single == tested.len() { "one seed".to_owned() } else { names(&tested, |marks| marks.one_seed) + ": one seed" };
+        let which = if single == tested.len() {
+            "one seed".to_owned()
+        } else {
+            names(&tested, |marks| marks.one_seed) + ": one seed"
+        };
         lines.push(format!("{which}: marks concern these runs alone, and say nothing of other seeds"));
     }
     lines.extend(tested.iter().filter_map(|(name, marks)| {
@@ -169,11 +183,16 @@ pub(crate) fn legend(columns: &[(&str, &Marks)]) -> Vec<String> {
         let needed = match marks.needed {
             SeedsNeeded::Unknown => return None,
             SeedsNeeded::Seeds(seeds) => format!("{seeds} seeds a method would tell {stated}"),
-            SeedsNeeded::MoreThan(seeds) => format!("more than {seeds} seeds a method would be needed to tell {stated}"),
+            SeedsNeeded::MoreThan(seeds) => {
+                format!("more than {seeds} seeds a method would be needed to tell {stated}")
+            }
             SeedsNeeded::TooFewItems(least) => {
                 let times = least / marks.stated;
                 let unit = if marks.stated == 0.01 { "points" } else { "%" };
-                format!("no number of seeds tells {stated}, for {} items tell {times:.1} {unit} at the least", marks.items)
+                format!(
+                    "no number of seeds tells {stated}, for {} items tell {times:.1} {unit} at the least",
+                    marks.items
+                )
             }
         };
         Some(format!("{name}: {needed} from the best (power 80 %)"))

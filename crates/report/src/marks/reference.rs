@@ -105,10 +105,8 @@ fn of_many_seeds_and_equal_items_the_test_is_students() {
 #[test]
 fn errors_of_correlations_are_those_of_scipys_jackknife() {
     let case = &reference()["errors"];
-    let predictions = Predictions::Values {
-        predicted: numbers(&case["predicted"]),
-        expected: numbers(&case["expected"]),
-    };
+    let predictions =
+        Predictions::Values { predicted: numbers(&case["predicted"]), expected: numbers(&case["expected"]) };
     for metric in [Metric::Pearson, Metric::Spearman] {
         let error = score(metric, &predictions).standard_error.unwrap();
         close(error, &case[metric.name()], 0.02, metric.name());

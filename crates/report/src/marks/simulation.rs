@@ -91,14 +91,19 @@ impl Scene {
                 Predictions::Classes { predicted: predicted.collect(), expected, classes: 2 }
             }
             Metric::Pearson | Metric::Spearman | Metric::Mse => {
-                let predicted = expected.iter().zip(errors).map(|(e, error)| e + error * (seed - ahead).exp());
+                let predicted =
+                    expected.iter().zip(errors).map(|(e, error)| e + error * (seed - ahead).exp());
                 Predictions::Values { predicted: predicted.collect(), expected: expected.to_vec() }
             }
             Metric::Loss | Metric::Perplexity => {
                 // texts of unequal lengths where their loss is a ratio
                 let tokens: Vec<usize> = expected
                     .iter()
-                    .map(|value| if self.metric == Metric::Loss { 1 } else { 5 + (10.0 * value.abs()) as usize })
+                    .map(
+                        |value| {
+                            if self.metric == Metric::Loss { 1 } else { 5 + (10.0 * value.abs()) as usize }
+                        },
+                    )
                     .collect();
                 let sum_loss = errors
                     .iter()
@@ -117,7 +122,13 @@ impl Scene {
             Some(mean(&runs.iter().map(|run| value(self.metric, run)).collect::<Vec<_>>()))
         };
         let means: Vec<Option<f64>> = methods.iter().map(mean).collect();
-        marks(self.metric, &means, &methods.into_iter().map(Some).collect::<Vec<_>>()).marks
+        marks(
+            Some(self.metric),
+            self.metric.higher_is_better(),
+            &means,
+            &methods.into_iter().map(Some).collect::<Vec<_>>(),
+        )
+        .marks
     }
 }
 
@@ -139,7 +150,9 @@ fn count(tables: u64, holds: impl Fn(u64) -> bool + Sync) -> u64 {
     let holds = &holds;
     thread::scope(|scope| {
         let parts: Vec<_> = (0..threads)
-            .map(|part| scope.spawn(move || (part..tables).step_by(threads as usize).filter(|i| holds(*i)).count()))
+            .map(|part| {
+                scope.spawn(move || (part..tables).step_by(threads as usize).filter(|i| holds(*i)).count())
+            })
             .collect();
         parts.into_iter().map(|part| part.join().unwrap() as u64).sum()
     })
@@ -182,7 +195,12 @@ fn simulation_of_two_thousand_tables() {
     let mut worst = 0;
     for methods in [2, 5, 10, 26, 60] {
         let rates = [1, 3, 5].map(|seeds| false_marks(methods, seeds, TABLES));
-        println!("{methods:3} methods {:5.2} {:5.2} {:5.2}", percent(rates[0]), percent(rates[1]), percent(rates[2]));
+        println!(
+            "{methods:3} methods {:5.2} {:5.2} {:5.2}",
+            percent(rates[0]),
+            percent(rates[1]),
+            percent(rates[2])
+        );
         worst = worst.max(*rates.iter().max().unwrap());
     }
     println!("by metric, 5 methods");
@@ -190,7 +208,13 @@ fn simulation_of_two_thousand_tables() {
         let rates = [1, 3, 5].map(|seeds| {
             count(TABLES, |table| Scene::equal(metric, 5, seeds).marked(table).iter().any(is_different))
         });
-        println!("{:10} {:5.2} {:5.2} {:5.2}", metric.name(), percent(rates[0]), percent(rates[1]), percent(rates[2]));
+        println!(
+            "{:10} {:5.2} {:5.2} {:5.2}",
+            metric.name(),
+            percent(rates[0]),
+            percent(rates[1]),
+            percent(rates[2])
+        );
         worst = worst.max(*rates.iter().max().unwrap());
     }
     println!("methods whose seeds scatter unlike (their deviations' logarithms by 0.7), 3 and 5 seeds");

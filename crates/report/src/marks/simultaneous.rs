@@ -71,7 +71,8 @@ impl Simultaneous {
         let estimate = column.means[i] - column.means[j];
         let standard_error = (self.seeds[i] + self.seeds[j] + column.item_variance(i, j)).sqrt();
         let half = self.critical() * standard_error;
-        let least = self.largest.len() - self.largest.partition_point(|largest| *largest < estimate.abs() / standard_error);
+        let least = self.largest.len()
+            - self.largest.partition_point(|largest| *largest < estimate.abs() / standard_error);
         // the data are a draw, too: a p-value is never zero. Without an error there is no test
         let p = if standard_error > 0.0 { (least + 1) as f64 / (self.largest.len() + 1) as f64 } else { 1.0 };
         Difference { estimate, standard_error, interval: [estimate - half, estimate + half], p }
@@ -121,9 +122,8 @@ fn item_errors(column: &Column, errors: &mut [f64], rng: &mut ChaCha8Rng) {
 fn cholesky(matrix: &[f64], size: usize) -> Vec<f64> {
     let mut root = vec![0.0; size * size];
     for j in 0..size {
-        let inner = |root: &[f64], i: usize| {
-            (0..j).map(|k| root[i * size + k] * root[j * size + k]).sum::<f64>()
-        };
+        let inner =
+            |root: &[f64], i: usize| (0..j).map(|k| root[i * size + k] * root[j * size + k]).sum::<f64>();
         let pivot = matrix[j * size + j] - inner(&root, j);
         if pivot <= 1e-12 * matrix[j * size + j] {
             continue;

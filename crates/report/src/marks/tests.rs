@@ -15,7 +15,7 @@ fn marked(metric: Metric, methods: Vec<Vec<Predictions>>) -> Marks {
         Some(runs.iter().map(|run| value(metric, run)).sum::<f64>() / runs.len() as f64)
     };
     let means: Vec<Option<f64>> = methods.iter().map(mean).collect();
-    marks(metric, &means, &methods.into_iter().map(Some).collect::<Vec<_>>())
+    marks(Some(metric), metric.higher_is_better(), &means, &methods.into_iter().map(Some).collect::<Vec<_>>())
 }
 
 #[test]
@@ -49,12 +49,16 @@ fn methods_of_equal_answers_are_tied_and_far_worse_ones_are_not() {
     assert_eq!(marks.marks[0], Mark::Best);
     assert!(matches!(marks.marks[1], Mark::Different(difference) if difference.p < 0.01), "{marks:?}");
     assert!(matches!(marks.marks[2], Mark::Tied(difference) if difference.estimate == 0.0), "{marks:?}");
-    assert_eq!(marks, marked(Metric::Accuracy, vec![good(), classes(300, &[(150, 0), (152, 1), (149, 2)]), good()]));
+    assert_eq!(
+        marks,
+        marked(Metric::Accuracy, vec![good(), classes(300, &[(150, 0), (152, 1), (149, 2)]), good()])
+    );
 }
 
 #[test]
 fn sixty_rows_can_be_told_apart() {
-    let mut methods: Vec<_> = (0..59).map(|i| classes(500, &[(300, i), (305, i + 1), (302, i + 2)])).collect();
+    let mut methods: Vec<_> =
+        (0..59).map(|i| classes(500, &[(300, i), (305, i + 1), (302, i + 2)])).collect();
     methods.push(classes(500, &[(480, 0), (478, 1), (481, 2)]));
     let marks = marked(Metric::Accuracy, methods);
     assert!(marks.marks[..59].iter().all(|mark| matches!(mark, Mark::Different(_))), "{marks:?}");
@@ -65,15 +69,17 @@ fn what_has_no_score_or_other_items_is_not_tested() {
     let runs = || Some(classes(100, &[(60, 0), (61, 0)]));
     let means = [Some(0.6), None, Some(0.9), Some(0.59), Some(0.5)];
     let methods = [runs(), None, runs(), None, Some(classes(99, &[(50, 0)]))];
-    let marks = marks(Metric::Accuracy, &means, &methods);
+    let marks = marks(Some(Metric::Accuracy), true, &means, &methods);
     let tested = |mark: &Mark| matches!(mark, Mark::Tied(_) | Mark::Different(_));
     assert_eq!(marks.marks[2], Mark::Best);
     assert!(tested(&marks.marks[0]));
     assert!([1, 3, 4].iter().all(|i| marks.marks[*i] == Mark::NotTested), "{marks:?}");
     // where the best has no predictions nothing can be held against it
-    let none = super::marks(Metric::Accuracy, &[Some(0.6), Some(0.9)], &[runs(), None]);
+    let none = super::marks(Some(Metric::Accuracy), true, &[Some(0.6), Some(0.9)], &[runs(), None]);
     assert_eq!(none.marks, [Mark::NotTested, Mark::Best]);
     assert!(legend(&[("rte", &none)]).is_empty());
+    let unknown = super::marks(None, false, &[Some(0.6), Some(0.9)], &[runs(), runs()]);
+    assert_eq!(unknown.marks, [Mark::Best, Mark::NotTested]);
 }
 
 #[test]
@@ -109,7 +115,10 @@ fn the_seeds_that_are_needed_depend_on_what_limits() {
     // (1.96 + 0.84)² 2 · 2.5² points
     assert!((90..110).contains(&seeds), "{seeds}");
     let lines = legend(&[("rte", &marks)]);
-    assert!(lines.iter().any(|line| line.contains(&format!("rte: {seeds} seeds a method would tell 1 point"))), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.contains(&format!("rte: {seeds} seeds a method would tell 1 point"))),
+        "{lines:?}"
+    );
     // 100 items, answered unlike: one point is one item
     let few = |from: usize| classes(100, &[(50, from), (50, from), (51, from)]);
     let marks = marked(Metric::Accuracy, vec![few(0), few(50)]);
