@@ -3,7 +3,16 @@
 
 use crate::{Metric, Predictions, value};
 
-/// The empirical influence of each item on `metric`: `n` times the derivative of the score with respect to the item's
+/// A score with what each item does to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Influence {
+    /// The score.
+    pub value: f64,
+    /// The influence of each item.
+    pub items: Vec<f64>,
+}
+
+/// The score of `metric`, and the empirical influence of each item on it: `n` times the derivative of the score with respect to the item's
 /// weight, where the weights of the `n` items sum to one (the infinitesimal jackknife: Efron 1982, *The Jackknife, the
 /// Bootstrap and Other Resampling Plans*, chapter 6). They sum to zero, and the score of items reweighted by `w` is, to
 /// first order, the score plus the mean of `w` times the influence. For a mean over items it is the item's own value
@@ -14,12 +23,12 @@ use crate::{Metric, Predictions, value};
 ///
 /// None where the metric is undefined (see [`value`]). An item has no influence on a score that stays what it is by
 /// convention: F1 of a class that is nowhere, Matthews' correlation where one side has one class.
-pub fn influence(metric: Metric, predictions: &Predictions) -> Option<Vec<f64>> {
+pub fn influence(metric: Metric, predictions: &Predictions) -> Option<Influence> {
     let score = value(metric, predictions);
     if !score.is_finite() {
         return None;
     }
-    let influence = match predictions {
+    let items = match predictions {
         Predictions::Classes { predicted, expected, classes } => {
             let shares = Shares::new(predicted, expected, *classes);
             let of_item: Box<dyn Fn(usize, usize) -> f64> = match metric {
@@ -42,7 +51,7 @@ pub fn influence(metric: Metric, predictions: &Predictions) -> Option<Vec<f64>> 
             sum_loss.iter().zip(tokens).map(|(loss, count)| factor * (loss - mean * *count as f64)).collect()
         }
     };
-    Some(influence)
+    Some(Influence { value: score, items })
 }
 
 /// Shares of the items, by class.
@@ -220,7 +229,7 @@ mod tests {
     fn it_is_what_a_little_more_weight_does() {
         for (predictions, metrics) in made() {
             for metric in metrics {
-                let influence = influence(metric, &predictions).unwrap();
+                let influence = influence(metric, &predictions).unwrap().items;
                 let largest = influence.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
                 assert!(influence.iter().sum::<f64>().abs() < 1e-9 * largest * 40.0, "{metric:?}");
                 for (i, ours) in influence.iter().enumerate() {
@@ -240,7 +249,7 @@ mod tests {
         assert_eq!(influence(Metric::Spearman, &constant), None);
         assert_eq!(influence(Metric::Accuracy, &constant), None);
         let one = Predictions::Classes { predicted: vec![0, 0, 0], expected: vec![0, 2, 0], classes: 3 };
-        assert_eq!(influence(Metric::Matthews, &one), Some(vec![0.0; 3]));
-        assert_eq!(influence(Metric::F1, &one), Some(vec![0.0; 3]));
+        assert_eq!(influence(Metric::Matthews, &one), Some(Influence { value: 0.0, items: vec![0.0; 3] }));
+        assert_eq!(influence(Metric::F1, &one).unwrap().items, [0.0; 3]);
     }
 }

@@ -4,7 +4,7 @@ mod influence;
 
 use serde::{Deserialize, Serialize};
 
-pub use influence::influence;
+pub use influence::{Influence, influence};
 
 /// What is computed from predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,11 +107,12 @@ pub struct Scored {
 /// The value of `metric` and its standard error.
 pub fn score(metric: Metric, predictions: &Predictions) -> Scored {
     let count = predictions.len() as f64;
-    let squares = |influence: Vec<f64>| influence.iter().map(|value| value * value).sum::<f64>();
-    let standard_error = influence(metric, predictions)
-        .filter(|_| count >= 2.0)
-        .map(|influence| (squares(influence) / (count - 1.0) / count).sqrt());
-    Scored { value: value(metric, predictions), standard_error }
+    let Some(influence) = influence(metric, predictions) else {
+        return Scored { value: value(metric, predictions), standard_error: None };
+    };
+    let squares: f64 = influence.items.iter().map(|item| item * item).sum();
+    let standard_error = (count >= 2.0).then(|| (squares / (count - 1.0) / count).sqrt());
+    Scored { value: influence.value, standard_error }
 }
 
 impl Predictions {

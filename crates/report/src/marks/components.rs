@@ -1,6 +1,6 @@
 //! What a column's scores vary with: seeds, items, and both together.
 
-use peftlab_metrics::{Metric, Predictions, influence, value};
+use peftlab_metrics::{Influence, Metric, Predictions, influence};
 
 use crate::stats::{deviation, mean};
 
@@ -24,12 +24,9 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// None where there is nothing to compare: no methods, fewer than two items, or a score that is undefined.
-    pub(super) fn new(metric: Metric, methods: &[&[Predictions]]) -> Option<Self> {
-        let count = methods.first()?.first()?.len();
-        if count < 2 {
-            return None;
-        }
+    /// Of each method's runs, as [`influences`] has them.
+    pub(super) fn new(methods: &[Vec<Influence>]) -> Self {
+        let count = methods.first().and_then(|runs| runs.first()).map_or(0, |run| run.items.len());
         let mut column = Self {
             means: Vec::new(),
             seeds: Vec::new(),
@@ -38,25 +35,24 @@ impl Column {
             items: Vec::new(),
             count,
         };
-        let mut influences = Vec::new();
+        let mut of_means = Vec::new();
         for runs in methods {
-            let scores: Vec<f64> = runs.iter().map(|run| value(metric, run)).collect();
-            let of_runs: Vec<Vec<f64>> =
-                runs.iter().map(|run| influence(metric, run)).collect::<Option<_>>()?;
+            let scores: Vec<f64> = runs.iter().map(|run| run.value).collect();
             let mut of_mean = vec![0.0; count];
-            for run in &of_runs {
-                of_mean.iter_mut().zip(run).for_each(|(mean, own)| *mean += own / runs.len() as f64);
+            for run in runs {
+                of_mean.iter_mut().zip(&run.items).for_each(|(mean, own)| *mean += own / runs.len() as f64);
             }
             column.means.push(mean(&scores));
             column.seeds.push(runs.len());
             column.over_seeds.push(deviation(&scores).map_or(0.0, |deviation| deviation.powi(2)));
-            column.residual.push(residual(&of_runs, &of_mean).unwrap_or(f64::NAN));
-            influences.push(of_mean);
+            column.residual.push(residual(runs, &of_mean).unwrap_or(f64::NAN));
+            of_means.push(of_mean);
         }
+        // of one seed it is not known: that of the others is taken
         let known: Vec<f64> = column.residual.iter().copied().filter(|value| !value.is_nan()).collect();
         column.residual.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = mean(&known));
-        column.items = covariance(&influences);
-        Some(column)
+        column.items = covariance(&of_means);
+        column
     }
 
     /// Number of methods.
@@ -76,12 +72,18 @@ impl Column {
     }
 }
 
+/// What the items do to each run of a method; none of fewer than two items, and where a score is undefined.
+pub(super) fn influences(metric: Metric, runs: &[Predictions]) -> Option<Vec<Influence>> {
+    let of_run = |run: &Predictions| influence(metric, run).filter(|run| run.items.len() > 1);
+    runs.iter().map(of_run).collect()
+}
+
 /// The mean square of runs and items together, over the items; none of one run.
-fn residual(of_runs: &[Vec<f64>], of_mean: &[f64]) -> Option<f64> {
-    let (runs, count) = (of_runs.len() as f64, of_mean.len() as f64);
-    let squares = |run: &Vec<f64>| run.iter().zip(of_mean).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-    let all: f64 = of_runs.iter().map(squares).sum();
-    (of_runs.len() > 1).then(|| all / ((runs - 1.0) * (count - 1.0)) / count)
+fn residual(all: &[Influence], of_mean: &[f64]) -> Option<f64> {
+    let (runs, count) = (all.len() as f64, of_mean.len() as f64);
+    let squares = |run: &Influence| run.items.iter().zip(of_mean).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    let squares: f64 = all.iter().map(squares).sum();
+    (all.len() > 1).then(|| squares / ((runs - 1.0) * (count - 1.0)) / count)
 }
 
 /// Covariances of the means of rows that each sum to zero.

@@ -40,9 +40,9 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use peftlab_metrics::{Metric, Predictions, value};
+use peftlab_metrics::{Influence, Metric, Predictions};
 
-use components::Column;
+use components::{Column, influences};
 pub(crate) use seeds::SeedsNeeded;
 pub(crate) use simultaneous::Difference;
 use simultaneous::Simultaneous;
@@ -101,16 +101,14 @@ pub(crate) fn marks(
     let Some(metric) = metric else { return out };
     let runs = |i: usize| methods.get(i).and_then(Option::as_deref).filter(|runs| !runs.is_empty());
     let Some(first) = runs(best).and_then(<[_]>::first) else { return out };
-    let alike = |runs: &[Predictions]| {
-        runs.iter().all(|run| same_items(run, first) && value(metric, run).is_finite())
-    };
-    let tested: Vec<usize> =
-        (0..means.len()).filter(|i| means[*i].is_some() && runs(*i).is_some_and(alike)).collect();
-    let compared: Vec<&[Predictions]> = tested.iter().filter_map(|i| runs(*i)).collect();
-    let (Some(column), Some(at)) = (Column::new(metric, &compared), tested.iter().position(|i| *i == best))
-    else {
-        return out;
-    };
+    let alike = |runs: &&[Predictions]| runs.iter().all(|run| same_items(run, first));
+    let tested: Vec<(usize, Vec<Influence>)> = (0..means.len())
+        .filter(|i| means[*i].is_some())
+        .filter_map(|i| Some((i, influences(metric, runs(i).filter(alike)?)?)))
+        .collect();
+    let Some(at) = tested.iter().position(|(i, _)| *i == best) else { return out };
+    let (tested, compared): (Vec<usize>, Vec<Vec<Influence>>) = tested.into_iter().unzip();
+    let column = Column::new(&compared);
     out.one_seed = !column.over_seeds();
     out.items = column.count;
     out.stated = if metric.in_points() { 0.01 } else { 0.01 * score.abs() };
@@ -129,7 +127,7 @@ pub(crate) fn difference(metric: Metric, a: &[Predictions], b: &[Predictions]) -
     if b.is_empty() || !a.iter().chain(b).all(|run| same_items(run, first)) {
         return None;
     }
-    let column = Column::new(metric, &[a, b])?;
+    let column = Column::new(&[influences(metric, a)?, influences(metric, b)?]);
     Some(Simultaneous::new(&column).difference(&column, 0, 1))
 }
 

@@ -4,7 +4,7 @@ use peftlab_metrics::{Metric, Predictions, score};
 use serde_json::Value;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::components::Column;
+use super::components::{Column, influences};
 use super::seeds::range_critical;
 use super::simultaneous::Simultaneous;
 use crate::stats::holm;
@@ -80,7 +80,7 @@ fn the_parts_of_the_variance_are_those_of_a_two_way_layout() {
         Predictions::Values { expected: vec![0.0; predicted.len()], predicted }
     };
     let runs: Vec<Predictions> = case["errors"].as_array().unwrap().iter().map(run).collect();
-    let column = Column::new(Metric::Mse, &[&runs]).unwrap();
+    let column = Column::new(&[influences(Metric::Mse, &runs).unwrap()]);
     close(column.over_seeds[0], &case["over_seeds"], 1e-9, "over seeds");
     close(column.residual[0], &case["residual"], 1e-9, "residual");
     close(column.items[0], &case["items"], 1e-9, "items");

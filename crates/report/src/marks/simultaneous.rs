@@ -9,7 +9,7 @@ use super::components::Column;
 use super::hierarchy::Hierarchy;
 
 /// Draws of the errors of all means. The test looks at one number of each, the largest difference, so that they need not
-/// be more for more methods: a level of 5 % is met to 0.3 % (one standard error).
+/// be more for more methods: a level of 5 % is met to 0.3 % (one standard error), which is allowed for.
 const DRAWS: usize = 5000;
 
 /// How far the means of equal methods come apart.
@@ -62,7 +62,8 @@ impl Simultaneous {
 
     /// The number of standard errors that a difference must exceed.
     pub(super) fn critical(&self) -> f64 {
-        let place = (self.largest.len() as f64 * (1.0 - LEVEL)).ceil() as usize;
+        let share = 1.0 - LEVEL + (LEVEL * (1.0 - LEVEL) / DRAWS as f64).sqrt();
+        let place = (self.largest.len() as f64 * share).ceil() as usize;
         self.largest[place.min(self.largest.len() - 1)]
     }
 
@@ -70,12 +71,20 @@ impl Simultaneous {
     pub(super) fn difference(&self, column: &Column, i: usize, j: usize) -> Difference {
         let estimate = column.means[i] - column.means[j];
         let standard_error = (self.seeds[i] + self.seeds[j] + column.item_variance(i, j)).sqrt();
-        let half = self.critical() * standard_error;
-        let least = self.largest.len()
-            - self.largest.partition_point(|largest| *largest < estimate.abs() / standard_error);
-        // the data are a draw, too: a p-value is never zero. Without an error there is no test
-        let p = if standard_error > 0.0 { (least + 1) as f64 / (self.largest.len() + 1) as f64 } else { 1.0 };
-        Difference { estimate, standard_error, interval: [estimate - half, estimate + half], p }
+        let interval = {
+            let half = self.critical() * standard_error;
+            [estimate - half, estimate + half]
+        };
+        if standard_error == 0.0 {
+            // there is no test without an error
+            return Difference { estimate, standard_error, interval, p: 1.0 };
+        }
+        let size = estimate.abs() / standard_error;
+        let beyond = self.largest.len() - self.largest.partition_point(|largest| *largest < size);
+        // the data are a draw, too: a p-value is never zero. And one standard error of the draws, as in the critical value
+        let p = (beyond + 1) as f64 / (self.largest.len() + 1) as f64;
+        let p = (p + (p * (1.0 - p) / DRAWS as f64).sqrt()).min(1.0);
+        Difference { estimate, standard_error, interval, p }
     }
 }
 

@@ -1,3 +1,5 @@
+use peftlab_metrics::value;
+
 use super::*;
 
 /// Accuracy of runs that get so many of `items` right: the first ones, from an own place on.
@@ -124,4 +126,25 @@ fn the_seeds_that_are_needed_depend_on_what_limits() {
     let marks = marked(Metric::Accuracy, vec![few(0), few(50)]);
     assert!(matches!(marks.needed, SeedsNeeded::TooFewItems(least) if least > 0.1), "{marks:?}");
     assert!(legend(&[("rte", &marks)])[1].contains("for 100 items tell"), "{:?}", legend(&[("rte", &marks)]));
+}
+
+#[test]
+fn spearman_of_five_thousand_items_in_sixty_rows_is_marked_at_once() {
+    let expected: Vec<f64> = (0..5000).map(|i| f64::from(i * 7919 % 5000)).collect();
+    let run = |seed: usize| Predictions::Values {
+        predicted: expected
+            .iter()
+            .enumerate()
+            .map(|(i, e)| e + ((i * 31 + seed * 977) % 3001) as f64)
+            .collect(),
+        expected: expected.clone(),
+    };
+    let methods: Vec<Vec<_>> =
+        (0..60).map(|method| (0..3).map(|seed| run(3 * method + seed)).collect()).collect();
+    let start = std::time::Instant::now();
+    let marks = marked(Metric::Spearman, methods);
+    let elapsed = start.elapsed();
+    assert!(marks.marks.iter().all(|mark| *mark != Mark::NotTested));
+    // a fraction of a second where nothing else runs; three minutes where ranks are made for each draw
+    assert!(elapsed.as_secs() < 10, "{elapsed:?}");
 }
