@@ -144,30 +144,36 @@ fn spearman(score: f64, a: &[f64], b: &[f64]) -> Vec<f64> {
 
 /// Items in the order of their values.
 struct Ranked {
-    /// From the least to the greatest, equal ones together.
-    groups: Vec<Vec<usize>>,
+    /// From the least to the greatest.
+    order: Vec<usize>,
+    /// How many of `order` lie together because they are equal.
+    groups: Vec<usize>,
     /// The share of the items below, those that are equal counted half.
     rank: Vec<f64>,
 }
 
 impl Ranked {
     fn new(values: &[f64]) -> Self {
-        let count = values.len() as f64;
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
-        let groups = order.chunk_by(|a, b| values[*a] == values[*b]).map(<[usize]>::to_vec).collect();
-        let rank = crate::ranks(values).into_iter().map(|rank| (rank - 0.5) / count).collect();
-        Self { groups, rank }
+        let groups: Vec<usize> =
+            order.chunk_by(|a, b| values[*a] == values[*b]).map(<[usize]>::len).collect();
+        let mut ranked = Self { order, groups, rank: Vec::new() };
+        // what is not above, nor half of what is equal
+        ranked.rank = ranked.above(&vec![1.0; values.len()]).into_iter().map(|above| 1.0 - above).collect();
+        ranked
     }
 
     /// For each item, the mean over all of `what` of those above it, and half of what is equal to it.
     fn above(&self, what: &[f64]) -> Vec<f64> {
         let mut means = vec![0.0; what.len()];
-        let mut above = 0.0;
-        for group in self.groups.iter().rev() {
+        let (mut above, mut end) = (0.0, self.order.len());
+        for count in self.groups.iter().rev() {
+            let group = &self.order[end - count..end];
             let own: f64 = group.iter().map(|item| what[*item]).sum();
             group.iter().for_each(|item| means[*item] = (above + own / 2.0) / what.len() as f64);
             above += own;
+            end -= count;
         }
         means
     }

@@ -354,7 +354,7 @@ mod tests {
         let text = |item: u64| Prediction {
             item,
             expected: 10.0,
-            predicted: 10.0 * (loss + by_seed) + if item % 2 == 0 { 0.1 } else { -0.1 },
+            predicted: 10.0 * (loss + by_seed) + if item.is_multiple_of(2) { 0.1 } else { -0.1 },
             loss: 0.0,
         };
         let items: Vec<Prediction> = (0..10).map(text).collect();

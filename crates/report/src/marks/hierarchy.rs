@@ -34,7 +34,7 @@ impl Hierarchy {
         let all: f64 = freedom.iter().sum();
         let pooled =
             variances.iter().zip(&freedom).map(|(variance, freedom)| variance * freedom).sum::<f64>();
-        if !(pooled > 0.0) {
+        if pooled <= 0.0 || pooled.is_nan() {
             return None;
         }
         let pooled = pooled / all;

@@ -40,7 +40,7 @@ struct Variances {
 /// power together. The critical value is that of the studentised range for normal errors, taken to the degrees of freedom
 /// by the level of a single comparison that it amounts to.
 pub(super) fn needed(column: &Column, difference: f64) -> SeedsNeeded {
-    if !column.over_seeds() || column.len() < 2 || !(difference > 0.0) {
+    if !column.over_seeds() || column.len() < 2 || difference <= 0.0 {
         return SeedsNeeded::Unknown;
     }
     let variances = Variances::new(column);
