@@ -1,8 +1,10 @@
 //! Metrics of predictions, and their errors from the finite number of items.
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+mod influence;
+
 use serde::{Deserialize, Serialize};
+
+pub use influence::{Influence, influence};
 
 /// What is computed from predictions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,53 +95,24 @@ pub enum Predictions {
 /// A score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// The value; NaN where it is undefined (see [`value_at`]).
+    /// The value; NaN where it is undefined (see [`value`](fn@value)).
     pub value: f64,
-    /// Error from the finite number of items, of two or more: for accuracy and mean squared error, which are means over
-    /// items, the sample deviation over the root of n, as lm-evaluation-harness and scipy's `sem` have it; for all else
-    /// the deviation over bootstrap draws of the items, of which those are left out where the metric is undefined. None
-    /// where the value is.
+    /// Error from the finite number of items, of two or more: the sample deviation of the items'
+    /// [`influence`](fn@influence) over the root of n. For accuracy and mean squared error, which are means over items,
+    /// that is what lm-evaluation-harness and scipy's `sem` have, and for the losses of texts the error of a ratio
+    /// estimate. None where the value is.
     pub standard_error: Option<f64>,
 }
 
-/// Draws of the bootstrap.
-const DRAWS: usize = 1000;
-
 /// The value of `metric` and its standard error.
 pub fn score(metric: Metric, predictions: &Predictions) -> Scored {
-    let count = predictions.len();
-    let all: Vec<usize> = (0..count).collect();
-    let value = value_at(metric, predictions, &all);
-    if count < 2 || !value.is_finite() {
-        return Scored { value, standard_error: None };
-    }
-    let standard_error = match (metric, predictions) {
-        (Metric::Accuracy, _) => Some((value * (1.0 - value) / (count - 1) as f64).sqrt()),
-        (Metric::Mse, Predictions::Values { predicted, expected }) => {
-            let squares: Vec<f64> = predicted.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).collect();
-            deviation(&squares).map(|deviation| deviation / (count as f64).sqrt())
-        }
-        _ => bootstrap(metric, predictions, count),
+    let count = predictions.len() as f64;
+    let Some(influence) = influence(metric, predictions) else {
+        return Scored { value: value(metric, predictions), standard_error: None };
     };
-    Scored { value, standard_error }
-}
-
-/// The sample deviation; none of fewer than two values.
-fn deviation(values: &[f64]) -> Option<f64> {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-    (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
-}
-
-fn bootstrap(metric: Metric, predictions: &Predictions, count: usize) -> Option<f64> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut sample = vec![0; count];
-    let draws = (0..DRAWS).map(|_| {
-        sample.iter_mut().for_each(|row| *row = rng.random_range(0..count));
-        value_at(metric, predictions, &sample)
-    });
-    deviation(&draws.filter(|value| value.is_finite()).collect::<Vec<_>>())
+    let squares: f64 = influence.items.iter().map(|item| item * item).sum();
+    let standard_error = (count >= 2.0).then(|| (squares / (count - 1.0) / count).sqrt());
+    Scored { value: influence.value, standard_error }
 }
 
 impl Predictions {
@@ -158,43 +131,38 @@ impl Predictions {
     }
 }
 
-/// The metric over the items at `rows`, which may repeat.
+/// The metric over all items.
 ///
 /// NaN where it is undefined: of no items, of predictions that are no finite numbers, where a correlation has a constant
 /// on one side (as scipy), where no token counts, and for predictions of another kind than the metric's. F1 of a class
 /// that is nowhere, and Matthews' correlation where one side has one class, are 0, as in scikit-learn.
-pub fn value_at(metric: Metric, predictions: &Predictions, rows: &[usize]) -> f64 {
+pub fn value(metric: Metric, predictions: &Predictions) -> f64 {
     match predictions {
         Predictions::Classes { predicted, expected, classes } => {
             let mut counts = vec![Count::default(); *classes];
-            for row in rows {
-                let (expected, predicted) = (expected[*row], predicted[*row]);
-                counts[expected].expected += 1.0;
-                counts[predicted].predicted += 1.0;
-                counts[expected].right += f64::from(u8::from(expected == predicted));
+            for (expected, predicted) in expected.iter().zip(predicted) {
+                counts[*expected].expected += 1.0;
+                counts[*predicted].predicted += 1.0;
+                counts[*expected].right += f64::from(u8::from(expected == predicted));
             }
-            of_classes(metric, &counts, rows.len() as f64)
+            of_classes(metric, &counts, expected.len() as f64)
         }
-        Predictions::Values { predicted, expected } => {
-            let ours: Vec<f64> = rows.iter().map(|row| predicted[*row]).collect();
-            let theirs: Vec<f64> = rows.iter().map(|row| expected[*row]).collect();
-            match metric {
-                Metric::Pearson => pearson(&ours, &theirs),
-                Metric::Spearman => match ours.iter().chain(&theirs).any(|value| value.is_nan()) {
-                    true => f64::NAN,
-                    false => pearson(&ranks(&ours), &ranks(&theirs)),
-                },
-                Metric::Mse => {
-                    let squares = ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2));
-                    squares.sum::<f64>() / rows.len() as f64
-                }
-                _ => f64::NAN,
+        Predictions::Values { predicted, expected } => match metric {
+            Metric::Pearson => pearson(predicted, expected),
+            Metric::Spearman => match predicted.iter().chain(expected).any(|value| value.is_nan()) {
+                true => f64::NAN,
+                false => pearson(&ranks(predicted), &ranks(expected)),
+            },
+            Metric::Mse => {
+                let squares = predicted.iter().zip(expected).map(|(a, b)| (a - b).powi(2));
+                squares.sum::<f64>() / predicted.len() as f64
             }
-        }
+            _ => f64::NAN,
+        },
         Predictions::Tokens { sum_loss, tokens } => {
             // as floats, for what a file of predictions says may be of any size; whole numbers add up exactly all the same
-            let count: f64 = rows.iter().map(|row| tokens[*row] as f64).sum();
-            let loss = rows.iter().map(|row| sum_loss[*row]).sum::<f64>() / count;
+            let count: f64 = tokens.iter().map(|tokens| *tokens as f64).sum();
+            let loss = sum_loss.iter().sum::<f64>() / count;
             match metric {
                 Metric::Perplexity => loss.exp(),
                 Metric::Loss => loss,
@@ -336,14 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bootstrap_finds_the_error_of_a_mean() {
-        // texts of one token each: their loss is a mean, of which the error is known
+    fn texts_of_one_token_have_the_error_of_a_mean() {
         let count = 400;
         let sum_loss: Vec<f64> = (0..count).map(|i| if i % 4 == 0 { 4.0 } else { 0.0 }).collect();
         let predictions = Predictions::Tokens { sum_loss, tokens: vec![1; count] };
         let error = score(Metric::Loss, &predictions).standard_error.unwrap();
-        let exact = (4.0f64 * 4.0 * 0.25 * 0.75 / count as f64).sqrt();
-        assert!((error / exact - 1.0).abs() < 0.1, "{error} against {exact}");
+        close(error, (4.0f64 * 4.0 * 0.25 * 0.75 / (count - 1) as f64).sqrt());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Two results side by side: runs of the same experiment by two programs, or two reports of a device.
 
+mod scores;
+
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -84,53 +87,74 @@ fn largest(memory: &[Memory], pick: Pick) -> Option<f64> {
     memory.iter().filter_map(pick).max().map(|bytes| bytes as f64)
 }
 
-/// The runs in the results folder `ours` beside those in `theirs`, where they are of the same task and method.
+/// A task and a method's label, with what each side has of them.
+struct Pair<'r> {
+    task: &'r str,
+    label: &'r str,
+    own: Option<Entry>,
+    other: Option<Entry>,
+}
+
+impl Pair<'_> {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.own.iter().chain(&self.other)
+    }
+}
+
+/// Tasks and methods of either side, in the order of ours.
+fn rows<'r>(ours: &'r Side, theirs: Option<&'r Side>) -> Vec<(&'r str, &'r str)> {
+    let mut rows = Vec::new();
+    let mut known = BTreeSet::new();
+    for (_, run) in ours.runs.iter().chain(theirs.into_iter().flat_map(|side| &side.runs)) {
+        let row = (run.task.name.as_str(), run.label.as_str());
+        if known.insert(row) {
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// The most telling kind of memory that some row has on every side that it is on.
+fn peak_kind(pairs: &[Pair]) -> (&'static str, Pick) {
+    let has = |entry: &Entry, pick: Pick| entry.memory.iter().any(|memory| pick(memory).is_some());
+    let telling =
+        |(_, pick): &(&str, Pick)| pairs.iter().any(|pair| pair.entries().all(|entry| has(entry, *pick)));
+    PEAKS.into_iter().find(telling).unwrap_or(PEAKS[2])
+}
+
+/// The runs in the results folder `ours` beside those in `theirs`, by task and method: speed, memory, and, where there are
+/// two folders, scores with their differences, tested over seeds and items. What only one of them has is kept, with "-" for
+/// the other.
 ///
 /// # Errors
 /// Where a folder has no records, or one cannot be read.
 pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, ReportError> {
     let ours = Side::read(ours)?;
     let theirs = theirs.map(Side::read).transpose()?;
-    let mut rows: Vec<(&str, &str)> = Vec::new();
-    for (_, run) in &ours.runs {
-        let row = (run.task.name.as_str(), run.label.as_str());
-        if !rows.contains(&row) {
-            rows.push(row);
-        }
-    }
-    let mut entries = Vec::new();
+    let rows = rows(&ours, theirs.as_ref());
+    let mut pairs = Vec::new();
     for (task, label) in &rows {
         let other = theirs.as_ref().map(|side| side.entry(task, label)).transpose()?.flatten();
-        entries.extend(ours.entry(task, label)?.map(|own| (*task, *label, own, other)));
+        pairs.push(Pair { task, label, own: ours.entry(task, label)?, other });
     }
-    let has = |entry: &Entry, pick: Pick| entry.memory.iter().any(|memory| pick(memory).is_some());
-    let (what, pick) = PEAKS
-        .into_iter()
-        .find(|(_, pick)| {
-            entries
-                .iter()
-                .any(|(_, _, own, other)| has(own, *pick) && other.as_ref().is_none_or(|o| has(o, *pick)))
-        })
-        .unwrap_or(PEAKS[2]);
+    let (what, pick) = peak_kind(&pairs);
     let against = theirs.as_ref().map(|side| side.name.as_str());
     let mut lines = vec![header(&ours.name, against)];
     let mut notes =
         vec![format!("MiB: {what} while training; tokens/s: median of the timed steps, without padding")];
-    let memories = |entry: &Entry| entry.memory.clone();
-    let difference = |memory: Memory| memory.device_peak_source == Some(DevicePeakSource::Difference);
-    let all = entries.iter().flat_map(|(_, _, own, other)| [Some(own), other.as_ref()]);
-    if what == PEAKS[0].0 && all.flatten().flat_map(memories).any(difference) {
+    let difference = |memory: &Memory| memory.device_peak_source == Some(DevicePeakSource::Difference);
+    let mut memories = pairs.iter().flat_map(Pair::entries).flat_map(|entry| &entry.memory);
+    if what == PEAKS[0].0 && memories.any(difference) {
         notes.push(
             "some of these MiB are what the whole device used above the start: its driver does not list the process"
                 .to_owned(),
         );
     }
-    for (task, label, own, other) in &entries {
-        lines.push(line(task, label, own, other.as_ref(), against.is_some(), pick));
-        for (name, entry) in [(ours.name.as_str(), Some(own)), (against.unwrap_or_default(), other.as_ref())]
-        {
-            if let Some(why) = entry.and_then(|entry| entry.failure.as_ref()) {
-                notes.push(format!("{name}, {label} on {task}: {why}"));
+    for pair in &pairs {
+        lines.push(line(pair, against.is_some(), pick));
+        for (name, entry) in [(ours.name.as_str(), &pair.own), (against.unwrap_or_default(), &pair.other)] {
+            if let Some(why) = entry.as_ref().and_then(|entry| entry.failure.as_ref()) {
+                notes.push(format!("{name}, {} on {}: {why}", pair.label, pair.task));
             }
         }
     }
@@ -142,7 +166,14 @@ pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, Report
         "TFLOP/s: four operations a token and parameter of the base; busy: share of time with a kernel"
             .to_owned(),
     );
-    Ok(table(&lines, &notes) + &kernels::tables(ours.runs.iter().map(|(_, run)| run)))
+    let mut text = table(&lines, &notes);
+    if let Some(theirs) = &theirs {
+        let scores = scores::table(&ours, theirs, &rows)?;
+        if !scores.is_empty() {
+            text = format!("{scores}\n{text}");
+        }
+    }
+    Ok(text + &kernels::tables(ours.runs.iter().map(|(_, run)| run)))
 }
 
 fn header(ours: &str, theirs: Option<&str>) -> Vec<String> {
@@ -154,27 +185,31 @@ fn header(ours: &str, theirs: Option<&str>) -> Vec<String> {
     header
 }
 
-fn line(task: &str, label: &str, own: &Entry, other: Option<&Entry>, both: bool, pick: Pick) -> Vec<String> {
+fn line(pair: &Pair, both: bool, pick: Pick) -> Vec<String> {
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| grouped(value.round() as u64));
+    let (own, other) = (pair.own.as_ref(), pair.other.as_ref());
     let rate = |entry: &Entry| entry.tokens_per_second;
     let peak = |entry: &Entry| largest(&entry.memory, pick);
-    let mut line = vec![task.to_owned(), label.to_owned(), number(rate(own))];
+    let mut line = vec![pair.task.to_owned(), pair.label.to_owned(), number(own.and_then(rate))];
     if both {
         let theirs = other.and_then(rate);
-        line.extend([number(theirs), ratio(rate(own), theirs)]);
+        line.extend([number(theirs), ratio(own.and_then(rate), theirs)]);
     }
-    line.push(mebibytes(peak(own)));
+    line.push(mebibytes(own.and_then(peak)));
     if both {
         let theirs = other.and_then(peak);
-        line.extend([mebibytes(theirs), ratio(peak(own), theirs)]);
+        line.extend([mebibytes(theirs), ratio(own.and_then(peak), theirs)]);
     }
-    let operations = rate(own).map(|rate| rate * own.operations / 1e12);
+    let memory = |pick: Pick| mebibytes(own.and_then(|own| largest(&own.memory, pick)));
+    let growth = own.and_then(|own| own.growth);
+    let operations = own.and_then(|own| Some(own.tokens_per_second? * own.operations / 1e12));
+    let busy = own.and_then(|own| own.utilisation);
     line.extend([
-        mebibytes(largest(&own.memory, |memory| memory.device_used)),
-        mebibytes(largest(&own.memory, |memory| memory.device_reserved)),
-        own.growth.map_or("-".to_owned(), |bytes| format!("{:+.2}", bytes / f64::from(1 << 20))),
+        memory(|memory| memory.device_used),
+        memory(|memory| memory.device_reserved),
+        growth.map_or("-".to_owned(), |bytes| format!("{:+.2}", bytes / f64::from(1 << 20))),
         operations.map_or("-".to_owned(), significant),
-        own.utilisation.map_or("-".to_owned(), |percent| format!("{percent:.0}")),
+        busy.map_or("-".to_owned(), |percent| format!("{percent:.0}")),
     ]);
     line
 }
@@ -228,7 +263,10 @@ fn table(lines: &[Vec<String>], notes: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use peftlab_record::{Prediction, predictions_path, write_table};
+
     use super::*;
+    use crate::made::Made;
 
     fn report(program: &str, values: &[(&str, Option<f64>)]) -> DeviceReport {
         let measure = |(name, value): &(&str, Option<f64>)| Measure {
@@ -259,6 +297,62 @@ mod tests {
         assert_eq!(words("copy  b"), ["b", "failed", "1.00", "-", "GB/s"]);
         assert_eq!(words("copy  c"), ["c", "0.0123", "-", "-", "GB/s"]);
         assert!(text.contains("copy, b: no room") && text.contains("driver: 1.2"), "{text}");
+    }
+
+    #[test]
+    fn scores_are_tested_and_what_one_side_lacks_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, methods: &[(&'static str, f64)]| {
+            let path = dir.path().join(name);
+            for (row, (label, loss)) in methods.iter().enumerate() {
+                for seed in 0..3 {
+                    write(&path, row, label, *loss, seed);
+                }
+            }
+            path
+        };
+        let ours = folder("ours", &[("lora", 1.0), ("bitfit", 1.0), ("full", 2.0)]);
+        let theirs = folder("theirs", &[("ia3", 1.0), ("bitfit", 1.5), ("lora", 1.001)]);
+        let text = compare_runs(&ours, Some(&theirs)).unwrap();
+        let scores = text.split("\n\n").next().unwrap();
+        let words = |table: &str, label: &str| -> Vec<String> {
+            let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(label));
+            line.unwrap_or_else(|| panic!("{label}: {table}")).split_whitespace().map(str::to_owned).collect()
+        };
+        let lora = words(scores, "lora");
+        assert_eq!(lora[9], "-0.001", "{scores}");
+        assert!(lora[13].parse::<f64>().unwrap() > 0.3, "{scores}");
+        let bitfit = words(scores, "bitfit");
+        assert_eq!((bitfit[9].as_str(), bitfit[13].as_str()), ("-0.500", "<0.001"), "{scores}");
+        assert_eq!(words(scores, "ia3")[3], "-", "{scores}");
+        assert_eq!(words(scores, "full")[6..], ["-", "-", "-", "-"], "{scores}");
+        let speed = text.split("\n\n").nth(1).unwrap();
+        assert_eq!(words(speed, "ia3")[2..5], ["-", "100", "-"], "{speed}");
+        assert_eq!(words(speed, "full")[2..5], ["100", "-", "-"], "{speed}");
+        // the same results beside themselves
+        let same = compare_runs(&ours, Some(&ours)).unwrap();
+        assert_eq!(words(same.split("\n\n").next().unwrap(), "lora")[13], "1.000", "{same}");
+        // one folder is not compared with anything
+        assert!(!compare_runs(&ours, None).unwrap().contains("difference"));
+    }
+
+    /// A record of a mean loss of ten texts, with its predictions.
+    fn write(dir: &Path, row: usize, label: &'static str, loss: f64, seed: u64) {
+        let runs = dir.join(peftlab_record::RUNS);
+        std::fs::create_dir_all(&runs).unwrap();
+        let by_seed = [0.02, -0.01, 0.0][seed as usize];
+        let made =
+            Made { row, label: Some(label), seed, loss: loss + by_seed, tested: true, ..Made::default() };
+        let path = runs.join(format!("{row}-{seed}.json"));
+        made.record().write(&path).unwrap();
+        let text = |item: u64| Prediction {
+            item,
+            expected: 10.0,
+            predicted: 10.0 * (loss + by_seed) + if item.is_multiple_of(2) { 0.1 } else { -0.1 },
+            loss: 0.0,
+        };
+        let items: Vec<Prediction> = (0..10).map(text).collect();
+        write_table(&predictions_path(&path), &items).unwrap();
     }
 
     #[test]

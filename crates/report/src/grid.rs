@@ -3,7 +3,7 @@
 mod agreement;
 mod conditions;
 mod costs;
-mod predictions;
+pub(crate) mod predictions;
 mod row;
 mod selection;
 mod task;
@@ -17,15 +17,12 @@ use peftlab_record::{DevicePeakSource, Manifest, Record, RecordError};
 use rayon::prelude::*;
 
 use crate::format::size;
-use crate::stats::{holm, paired_bootstrap};
+use crate::marks::{Mark, marks};
 use conditions::Conditions;
 pub(crate) use costs::{Costs, Extras, Rate};
 use row::Shared;
 pub(crate) use row::{Cell, NOT_RUN, Row};
 pub(crate) use task::Task;
-
-/// Significance level for the marks.
-const LEVEL: f64 = 0.05;
 
 /// An experiment's table, before it is written in any form.
 #[derive(Default)]
@@ -143,36 +140,27 @@ impl Grid {
     fn mark(&mut self, column: usize) {
         let task = &self.tasks[column];
         let sign = if task.higher_is_better { 1.0 } else { -1.0 };
-        let mut scored: Vec<(usize, f64)> = self
-            .rows
-            .iter()
-            .enumerate()
-            .filter_map(|(i, row)| Some((i, sign * row.cells[column].mean()?)))
-            .collect();
+        let means: Vec<Option<f64>> = self.rows.iter().map(|row| row.cells[column].mean()).collect();
+        let mut scored: Vec<(usize, f64)> =
+            means.iter().enumerate().filter_map(|(i, mean)| Some((i, sign * (*mean)?))).collect();
         scored.sort_by(|a, b| b.1.total_cmp(&a.1));
         // one row alone is the best of nothing
         let [(best, _), (second, _), ..] = scored[..] else { return };
-        let metric = Metric::parse(&task.metric);
         let runs: Vec<_> = self.rows.iter().map(|row| row.cells[column].predictions()).collect();
-        let others: Vec<usize> = (0..self.rows.len()).filter(|i| *i != best && runs[*i].is_some()).collect();
-        let p: Vec<f64> = others
-            .iter()
-            .map(|i| match (runs[best], runs[*i], metric) {
-                (Some(a), Some(b), Some(metric)) => paired_bootstrap(metric, a, b),
-                _ => 1.0,
-            })
-            .collect();
-        let tested = runs[best].is_some();
-        let tied: Vec<bool> = holm(&p).into_iter().map(|p| p >= LEVEL).collect();
-        if tested {
-            for (i, tied) in others.iter().zip(&tied) {
-                self.rows[*i].cells[column].tied = Some(*tied);
-            }
+        let marks = marks(Metric::parse(&task.metric), task.higher_is_better, &means, &runs);
+        for (row, mark) in self.rows.iter_mut().zip(&marks.marks) {
+            row.cells[column].tied = match mark {
+                Mark::Tied(_) => Some(true),
+                Mark::Different(_) => Some(false),
+                Mark::Best | Mark::NotTested => None,
+            };
         }
         // nothing is the best where nothing can be told from it
         let equal = scored.iter().all(|(_, score)| *score == scored[0].1);
-        let all_tied = equal || tested && tied.iter().all(|tied| *tied) && others.len() + 1 == scored.len();
+        let others = scored.iter().filter(|(i, _)| *i != best);
+        let all_tied = equal || others.clone().all(|(i, _)| matches!(marks.marks[*i], Mark::Tied(_)));
         self.rows[best].cells[column].best = !all_tied;
         self.rows[second].cells[column].second = !all_tied && scored.len() > 2;
+        self.tasks[column].marks = Some(marks);
     }
 }

@@ -6,6 +6,7 @@ mod grid;
 mod kernels;
 #[cfg(test)]
 mod made;
+mod marks;
 mod options;
 mod page;
 mod plot;

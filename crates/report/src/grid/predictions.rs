@@ -4,12 +4,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use peftlab_metrics::{Metric, Predictions};
-use peftlab_record::{RecordError, read_columns};
+use peftlab_record::{Measured, RecordError, predictions_path, read_columns, validation_predictions_path};
+
+/// The predictions of the run whose record is at `path` on the validation set, or on the test set, of which it has one;
+/// none where there is no such table.
+pub(crate) fn of_run(
+    path: &Path,
+    measured: &Measured,
+    on_validation: bool,
+    metric: Metric,
+    count: u64,
+) -> Result<Option<Predictions>, RecordError> {
+    // the first table is of the test set where there is one
+    match on_validation && !measured.test.is_empty() {
+        true => read(&validation_predictions_path(path), metric, count),
+        false => read(&predictions_path(path), metric, count),
+    }
+}
 
 /// The table of predictions at `path` in the form that `metric` takes; none where there is no such file. Every number in it
 /// must be one that `metric` can take, and there must be `count` of them: a comparison that is left out, or made of fewer
 /// items, would look like any other.
-pub(super) fn read(path: &Path, metric: Metric, count: u64) -> Result<Option<Predictions>, RecordError> {
+fn read(path: &Path, metric: Metric, count: u64) -> Result<Option<Predictions>, RecordError> {
     let Some([predicted, expected]) = read_columns(path, ["predicted", "expected"])? else { return Ok(None) };
     let refuse = |what: String| {
         let message = format!("{what}; delete the record beside it to have its cell run again");

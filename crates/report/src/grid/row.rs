@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use peftlab_metrics::{Metric, Predictions};
 use peftlab_record::{
     Look, Memory, Parameters, PlannedMethod, Record, RecordError, Score, Status, Step, Time,
-    predictions_path, read_table, steps_path,
+    read_table, steps_path,
 };
 
 use super::conditions::Conditions;
@@ -172,11 +172,11 @@ impl Shared<'_> {
                     errors.extend(score.standard_error);
                     cell.looks.extend(record.measured.as_ref().map(|m| m.training.looks.clone()));
                     cell.losses.push(read_table(&steps_path(path))?.unwrap_or_default());
-                    // the table beside a record is of the test set where there is one
-                    let same_split =
-                        task.on_validation == record.measured.as_ref().is_some_and(|m| m.test.is_empty());
-                    if let (Some(metric), true) = (metric, self.compared && same_split) {
-                        let items = predictions::read(&predictions_path(path), metric, score.items)?;
+                    if let (Some(metric), Some(measured)) =
+                        (metric.filter(|_| self.compared), &record.measured)
+                    {
+                        let items =
+                            predictions::of_run(path, measured, task.on_validation, metric, score.items)?;
                         cell.lacks_predictions |= items.is_none();
                         cell.predictions.extend(items);
                     }

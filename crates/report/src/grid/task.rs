@@ -1,5 +1,7 @@
 use peftlab_record::{PlannedTask, Record};
 
+use crate::marks::Marks;
+
 /// A column.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Task {
@@ -12,6 +14,8 @@ pub(crate) struct Task {
     pub(crate) in_points: bool,
     /// Whether the scores are of the validation set: some run has none on a test set.
     pub(crate) on_validation: bool,
+    /// What is told apart in the column; none where nothing was marked.
+    pub(crate) marks: Option<Marks>,
 }
 
 impl Task {
@@ -26,6 +30,7 @@ impl Task {
             higher_is_better: task.higher_is_better,
             in_points: task.in_points,
             on_validation: measured.any(|measured| measured.test.is_empty()),
+            marks: None,
         }
     }
 

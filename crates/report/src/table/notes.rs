@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::content::{Content, Rank};
 use crate::format::counted;
 use crate::grid::{Grid, NOT_RUN, Row};
+use crate::marks;
 use crate::options::Column;
 
 /// A mark that a note explains; each form has its own sign for it.
@@ -75,12 +76,12 @@ fn scores(grid: &Grid, content: &Content<'_>, notes: &mut Vec<Note>) {
     if any(&|shown| shown.rank == Rank::Second) {
         note(Mark::Second, "second best of the column".to_owned());
     }
-    if any(&|shown| shown.tied) {
-        note(
-            Mark::Tied,
-            "not distinguishable from the best of the column (paired bootstrap over items, Holm, 5 %)"
-                .to_owned(),
-        );
+    let marked = shown.iter().filter_map(|task| Some((task.name.as_str(), task.marks.as_ref()?)));
+    for line in marks::legend(&marked.collect::<Vec<_>>()) {
+        match line.strip_prefix("* ") {
+            Some(line) => note(Mark::Tied, line.to_owned()),
+            None => note(Mark::None, line),
+        }
     }
     if grid.random_weights {
         note(Mark::None, "weights drawn at random: scores mean nothing, and none is marked".to_owned());
