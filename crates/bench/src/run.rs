@@ -9,6 +9,8 @@ use peftlab_harness::execute::{
 };
 use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::commands::warn;
 use crate::progress::Shown;
@@ -29,14 +31,7 @@ pub(crate) fn experiment(
     warn(&plan.all_warnings());
     let out = results_folder(out, &plan);
     let executor = Arc::new(Processes::new()?);
-    let stopping = Arc::clone(&executor);
-    ctrlc::set_handler(move || {
-        if stopping.stopped() {
-            std::process::exit(Outcome::Interrupted.code());
-        }
-        stopping.stop();
-    })
-    .context("signals cannot be caught")?;
+    stop_at_signals(&executor)?;
     let outcome = run_grid(&plan, &out, wanted, &*executor, &mut Shown::new())?;
     if executor.stopped() {
         let done = outcome.cells.all - outcome.cells.open;
@@ -54,6 +49,21 @@ pub(crate) fn experiment(
     print(format!("\n{}", report.text));
     print(format!("Table, plots, records: {}", out.display()));
     Ok(summary(&outcome, &out))
+}
+
+/// At the first signal what runs is ended, and at the second this process, too.
+fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
+    let executor = Arc::clone(executor);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if executor.stopped() {
+                std::process::exit(Outcome::Interrupted.code());
+            }
+            executor.stop();
+        }
+    });
+    Ok(())
 }
 
 /// Says what did not end well.
