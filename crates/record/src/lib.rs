@@ -316,7 +316,7 @@ pub struct Checks {
     /// Frozen tensors, packed weights included, none of which changed by a bit.
     pub frozen_unchanged: u64,
     /// Trained tensors at the end. Each that was trained from the start received a gradient from the loss and an update
-    /// from the optimizer in one step or more. (In records of before, it says that each changed.)
+    /// from the optimizer in one step or more. In older records it says that each changed.
     #[serde(alias = "trained_changed")]
     pub trained_updated: u64,
     /// Largest absolute difference of one example's logits before and after attaching the method.
