@@ -308,6 +308,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_entry_is_told_with_the_tensors_name() {
+        let right = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        assert!(written(right, 8).is_ok());
+        for (from, to) in [
+            ("[2]", "[3]"),
+            ("[2]", "[18446744073709551615]"),
+            ("[2]", "[4294967296,4294967296,4294967296]"),
+            ("[0,8]", "[8,0]"),
+            ("[0,8]", "[0]"),
+            ("F32", "F33"),
+        ] {
+            let error = written(&right.replace(from, to), 8).err().unwrap().to_string();
+            assert!(error.contains("model.safetensors") && error.contains("tensor `w`"), "{to}: {error}");
+        }
+    }
+
+    #[test]
     fn other_types_may_be_there_and_are_refused_when_they_are_asked_for() {
         let header = r#"{"f":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"i":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[8,10]}}"#;
         let file = written(header, 10).unwrap();
