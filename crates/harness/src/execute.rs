@@ -20,7 +20,7 @@ use peftlab_record::{Manifest, RUNS, Record, Status, TRIALS};
 use sha2::{Digest, Sha256};
 
 use crate::error::HarnessError;
-use crate::plan::{Cell, Plan, hex};
+use crate::plan::{Cell, Plan};
 use crate::run::empty_record;
 use claim::Claim;
 use store::Store;
@@ -456,7 +456,7 @@ fn program_digest() -> Result<String, HarnessError> {
     let mut chunk = vec![0; 1 << 20];
     loop {
         match program.read(&mut chunk).map_err(|error| HarnessError::read(&path, &error))? {
-            0 => break Ok(hex(&digest.finalize())),
+            0 => break Ok(hex::encode(digest.finalize())),
             read => digest.update(&chunk[..read]),
         }
     }

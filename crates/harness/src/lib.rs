@@ -26,7 +26,8 @@ mod untied;
 pub use attach::{Attached, parameters};
 pub use error::{HarnessError, read_json};
 pub use experiment::{
-    DtypeSpec, Experiment, HeadSpec, Keep, MethodSpec, ModelSpec, SearchSpec, TrainingSpec, WeightsSpec,
+    DtypeSpec, Experiment, ExperimentFile, HeadSpec, Keep, MethodSpec, ModelSpec, SearchSpec, TrainingSpec,
+    WeightsSpec,
 };
 pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

@@ -18,7 +18,7 @@ use crate::optimizer::OptimizerSpec;
 use crate::source::{ModelSource, TaskHead};
 use crate::special::end_of_text;
 
-pub use cell::{Cell, NUMERICS, hex};
+pub use cell::{Cell, NUMERICS};
 pub(crate) use sizes::{check_length, check_memory};
 
 /// An experiment with everything looked up: what is left is to run it.

@@ -25,7 +25,7 @@ use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, TrainingSpec};
 use crate::gpu::Gpu;
 use crate::loss::FirstToken;
-use crate::plan::{Cell, Plan, check_memory, hex};
+use crate::plan::{Cell, Plan, check_memory};
 use crate::source::TaskHead;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
@@ -486,7 +486,7 @@ fn weights_digest(model: &Model) -> String {
             digest.update(value.to_le_bytes());
         }
     }
-    hex(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 fn losses_digest(history: &History) -> String {
@@ -494,5 +494,5 @@ fn losses_digest(history: &History) -> String {
     for step in &history.steps {
         digest.update(step.loss.to_le_bytes());
     }
-    hex(&digest.finalize())
+    hex::encode(digest.finalize())
 }

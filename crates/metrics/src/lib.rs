@@ -2,17 +2,18 @@
 
 mod influence;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use influence::{Influence, influence};
 
 /// What is computed from predictions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// Share of right classes.
     Accuracy,
-    /// F1 of class 1.
+    /// F1 of class 1, of two.
     F1,
     /// Mean of the classes' F1.
     MacroF1,

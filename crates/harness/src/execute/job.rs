@@ -136,10 +136,8 @@ impl Job {
         let plan = Plan::at(experiment, device, Origin { row: self.row, task: self.task_index })?;
         let cell = plan.single(self.trial, self.searched.clone());
         if cell.identity != self.identity {
-            return Err(HarnessError::Failed(
-                "the files of the model or the data changed while the grid was running; start it again"
-                    .to_owned(),
-            ));
+            let what = changed(&self.inputs, &cell.inputs);
+            return Err(HarnessError::Failed(format!("{what} while the grid was running; start it again")));
         }
         Ok((plan, cell))
     }

@@ -167,7 +167,7 @@ impl Plan {
 
 /// The hash that stands for `inputs`.
 fn identity(inputs: &Value) -> String {
-    let digest = hex(&Sha256::digest(sorted(inputs).to_string()));
+    let digest = hex::encode(Sha256::digest(sorted(inputs).to_string()));
     digest[..16].to_owned()
 }
 
@@ -184,9 +184,4 @@ fn sorted(value: &Value) -> Value {
         Value::Array(values) => values.iter().map(sorted).collect(),
         value => value.clone(),
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
