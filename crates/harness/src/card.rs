@@ -242,3 +242,83 @@ pub fn check_stored<'a>(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: Card = Card {
+        name: "mine",
+        title: "Mine",
+        family: peftlab_peft::Family::Additive,
+        paper: "",
+        summary: "",
+        identity: Identity::Exact,
+        merge: MergeKind::Exact,
+        not_for: "",
+        settings: &[],
+    };
+
+    fn apart(largest: f64, magnitude: f64) -> Difference {
+        Difference { largest, magnitude }
+    }
+
+    fn step_0(
+        identity: Identity,
+        to_base: Difference,
+        to_quantised: Option<Difference>,
+        dtype: DType,
+    ) -> bool {
+        check_step_0(&Card { identity, ..CARD }, to_base, to_quantised, Rounding::of(dtype, true)).is_ok()
+    }
+
+    #[test]
+    fn the_last_logits_are_compared_and_what_is_no_number_is_far() {
+        assert_eq!(Difference::between(&[1.0, -3.0], &[9.0, 1.5, -3.0]), apart(0.5, 3.0));
+        assert_eq!(Difference::between(&[1.0], &[f32::NAN]).largest, f64::INFINITY);
+        assert_eq!(Difference::between(&[1.0], &[f32::INFINITY]).largest, f64::INFINITY);
+    }
+
+    #[test]
+    fn a_card_that_is_wrong_on_step_0_is_found() {
+        let (none, some) = (apart(0.0, 20.0), apart(1e-3, 20.0));
+        assert!(step_0(Identity::Exact, none, None, DType::F32));
+        assert!(!step_0(Identity::Exact, some, None, DType::F32));
+        assert!(!step_0(Identity::Exact, apart(f64::INFINITY, 20.0), None, DType::F32));
+        // a tolerance is of logits of about 1
+        assert!(step_0(Identity::Within(1e-4), some, None, DType::F32));
+        assert!(!step_0(Identity::Within(1e-4), apart(3e-3, 20.0), None, DType::F32));
+        assert!(step_0(Identity::Within(1e-4), apart(0.5, 20.0), None, DType::BF16));
+        assert!(step_0(Identity::No, some, None, DType::F32));
+        assert!(!step_0(Identity::No, none, None, DType::F32));
+        assert!(step_0(Identity::Quantised, some, Some(none), DType::F32));
+        assert!(!step_0(Identity::Quantised, none, Some(none), DType::F32));
+        assert!(!step_0(Identity::Quantised, some, Some(some), DType::F32));
+    }
+
+    #[test]
+    fn a_device_that_does_not_repeat_itself_is_given_its_rounding() {
+        let check = |repeats| check_step_0(&CARD, apart(1e-6, 20.0), None, Rounding::of(DType::F32, repeats));
+        assert!(check(false).is_ok());
+        let text = check(true).unwrap_err().to_string();
+        assert!(
+            text.starts_with("`mine`: the card says that attaching it leaves the model as it is"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_card_that_is_wrong_on_merging_is_found() {
+        let merge = |merge, outcome| {
+            check_merge(&Card { merge, ..CARD }, outcome, Rounding::of(DType::F32, true)).is_ok()
+        };
+        for exact in [MergeKind::Exact, MergeKind::ZeroPoints] {
+            assert!(merge(exact, Ok(apart(1e-4, 20.0))));
+            assert!(!merge(exact, Ok(apart(0.1, 20.0))));
+            assert!(!merge(exact, Err("a block")));
+        }
+        assert!(merge(MergeKind::No, Err("a block")));
+        assert!(!merge(MergeKind::No, Ok(apart(0.0, 20.0))));
+        assert!(merge(MergeKind::Already, Ok(apart(0.0, 20.0))));
+    }
+}

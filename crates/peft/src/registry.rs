@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::method::{Card, DynMethod, Method, NotApplicable};
 use crate::methods;
-use crate::peft_config::PeftConfig;
+use crate::peft_config::{PeftConfig, unread};
 
 /// The methods that experiment files can name.
 pub struct Registry {
@@ -131,10 +131,7 @@ impl Registry {
                 return Ok(described);
             }
         }
-        let kind = &config["peft_type"];
-        Err(NotApplicable::new(format!(
-            "no method is registered for `peft_type` = {kind} with these options"
-        )))
+        Err(unread(&config["peft_type"]))
     }
 }
 
