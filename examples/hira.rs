@@ -5,6 +5,8 @@
 //! cargo run --release --example hira -- run examples/hira.toml
 //! ```
 
+#![allow(non_snake_case, reason = "fields are named as in PEFT's files")]
+
 use peftlab::prelude::*;
 
 /// The settings, as a `[[method]]` table gives them.
@@ -67,7 +69,6 @@ impl Method for Hira {
 
 /// The tensors at one projection: an ordinary Burn module, with PEFT's names.
 #[derive(Module, Debug)]
-#[allow(non_snake_case)]
 struct HiraAdapter {
     /// `[r, in]`
     hira_A: Param<Tensor<2>>,

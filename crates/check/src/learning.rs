@@ -6,10 +6,11 @@ use burn::module::ParamId;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use peftlab_harness::{Attached, Held, Stepper, TrainingSpec};
+use peftlab_layers::params::{self, ParamInfo};
 use peftlab_layers::{Mode, Model};
-use peftlab_peft::{Course, DynMethod, Outline};
+use peftlab_peft::{Course, DynMethod};
 
-use crate::network::Network;
+use crate::network::{Network, VOCABULARY};
 
 /// Optimizer steps at most.
 pub(crate) const STEPS: usize = 200;
@@ -18,6 +19,8 @@ const RATES: [f64; 2] = [1e-2, 3e-2];
 
 /// How training on one batch went.
 pub(crate) struct Learnt {
+    /// Below which share of the first loss it was to fall.
+    pub(crate) enough: f64,
     /// The smallest loss in shares of the first.
     pub(crate) share: f64,
     /// After so many steps.
@@ -32,12 +35,15 @@ pub(crate) struct Learnt {
     pub(crate) model: Model,
 }
 
-/// Below which share of its first value the loss on one batch has to fall: a tenth. A language model of which a few
-/// gains or vectors are trained cannot learn so much with its head frozen, and of a method that also goes with networks
-/// whose head is trained it is asked that it learns at all.
-pub(crate) fn enough(method: &dyn DynMethod, network: Network) -> f64 {
-    let with_a_head = || method.count(&Outline::of(&mut Network::Bert.model())).is_ok();
-    if !network.has_trained_head() && with_a_head() { 0.95 } else { 0.1 }
+/// Below which share of its first value the loss on one batch has to fall: a tenth, where the head is trained, or the
+/// table of a language model's tokens. With both of them frozen a few vectors or gains cannot learn so much, and it is
+/// asked that they learn at all.
+fn enough(network: Network, attached: &Attached) -> f64 {
+    let of_tokens = |info: &ParamInfo| info.trained && info.shape.first() == Some(&VOCABULARY);
+    match network.has_trained_head() || params::infos(&attached.model).iter().any(of_tokens) {
+        true => 0.1,
+        false => 0.95,
+    }
 }
 
 /// Trains `method` on the batch of `network` until its loss is below [`enough`], in 200 steps at most.
@@ -45,27 +51,22 @@ pub(crate) fn enough(method: &dyn DynMethod, network: Network) -> f64 {
 /// # Errors
 /// Where it does not apply, or a gradient is no finite number.
 pub(crate) fn learn(method: &dyn DynMethod, network: Network) -> Result<Learnt, String> {
-    let enough = enough(method, network);
     let mut best: Option<Learnt> = None;
     for rate in RATES {
-        let learnt = learn_at(method, network, rate, enough)?;
+        let learnt = learn_at(method, network, rate)?;
         if best.as_ref().is_none_or(|best| learnt.share < best.share) {
             best = Some(learnt);
         }
-        if best.as_ref().is_some_and(|best| best.share < enough) {
+        if best.as_ref().is_some_and(|best| best.share < best.enough) {
             break;
         }
     }
     best.ok_or_else(|| "there is no learning rate to try".to_owned())
 }
 
-fn learn_at(
-    method: &dyn DynMethod,
-    network: Network,
-    learning_rate: f64,
-    enough: f64,
-) -> Result<Learnt, String> {
+fn learn_at(method: &dyn DynMethod, network: Network, learning_rate: f64) -> Result<Learnt, String> {
     let attached = network.with(method).map_err(|reason| reason.to_string())?;
+    let enough = enough(network, &attached);
     let Attached { mut model, outline } = attached;
     let held = Held::by(&mut model);
     let course = Course { steps: STEPS, seed: 1 };
@@ -88,5 +89,5 @@ fn learn_at(
         let gradients = GradientsParams::from_grads(total.backward(), &model);
         model = stepper.step(learning_rate, model, gradients).map_err(|error| error.to_string())?;
     }
-    Ok(Learnt { share, steps, learning_rate, held, updated: stepper.updated().clone(), model })
+    Ok(Learnt { enough, share, steps, learning_rate, held, updated: stepper.updated().clone(), model })
 }

@@ -22,7 +22,7 @@ pub use network::{Network, logits, randomised};
 pub use promises::Promise;
 pub use report::{Check, Report};
 
-use peftlab_peft::{Entry, Method, NotApplicable, Outline, Registry, SettingsError};
+use peftlab_peft::{Entry, Method, Outline, SettingsError};
 use serde_json::Value;
 
 /// Why nothing could be checked.
@@ -55,11 +55,7 @@ pub enum CheckError {
 /// # Errors
 /// Where the settings are not the method's, or it applies to none of the networks.
 pub fn method<M: Method>(settings: Value) -> Result<Report, CheckError> {
-    let mut registry = Registry::empty();
-    registry.add::<M>();
-    // it has this one entry
-    let checked = registry.entries().map(|entry| entry_on(entry, settings.clone(), &Network::ALL));
-    checked.fold(Ok(Report::default()), |_, report| report)
+    entry_on(&Entry::of::<M>(), settings, &Network::ALL)
 }
 
 /// Checks a registered method, with `settings` in the place of its defaults, on those of `networks` that it applies to.
@@ -74,7 +70,7 @@ pub fn entry_on(entry: &Entry, settings: Value, networks: &[Network]) -> Result<
     for network in networks {
         match method.count(&Outline::of(&mut network.model())) {
             Ok(_) => report.checks.extend(promises::check(&*method, *network)),
-            Err(reason) => reasons.push(not_on(*network, &reason)),
+            Err(reason) => reasons.push(format!("{network}: {reason}")),
         }
     }
     match report.checks.is_empty() {
@@ -85,8 +81,4 @@ pub fn entry_on(entry: &Entry, settings: Value, networks: &[Network]) -> Result<
             Ok(report)
         }
     }
-}
-
-fn not_on(network: Network, reason: &NotApplicable) -> String {
-    format!("{network}: {reason}")
 }

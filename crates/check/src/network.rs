@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// Hidden size of every network.
 const HIDDEN: usize = 32;
 /// Tokens in the vocabulary.
-const VOCABULARY: i64 = 61;
+pub(crate) const VOCABULARY: usize = 61;
 /// Sequences in the batch.
 const ROWS: usize = 3;
 /// Tokens in each.
@@ -117,7 +117,8 @@ impl Network {
 
     /// The batch: three sequences of 16 tokens.
     pub fn input(self) -> ModelInput {
-        let ids = (0..(ROWS * LENGTH) as i64).map(|i| 2 + (i * i + 7 * i) % (VOCABULARY - 2)).collect();
+        let ids =
+            (0..(ROWS * LENGTH) as i64).map(|i| 2 + (i * i + 7 * i) % (VOCABULARY as i64 - 2)).collect();
         let input_ids = TensorData::new::<i64, _>(ids, [ROWS, LENGTH]);
         let input_ids = Tensor::<2, Int>::from_data(input_ids, &Self::device());
         ModelInput { input_ids, padding: None, token_type_ids: None }

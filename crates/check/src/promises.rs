@@ -270,9 +270,8 @@ impl Subject<'_> {
     }
 
     fn learns(&self) -> Checked {
-        let enough = learning::enough(self.method, self.network);
-        let Learnt { share, steps, learning_rate, .. } = self.learnt()?;
-        let outcome = match *share < enough {
+        let Learnt { enough, share, steps, learning_rate, .. } = self.learnt()?;
+        let outcome = match share < enough {
             true => Ok(()),
             false => Err(format!(
                 "in {STEPS} steps on one batch the loss fell to {:.1} % of its start, not below {:.0} %",

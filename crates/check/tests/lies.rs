@@ -2,14 +2,17 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test may")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use peftlab_check::{CheckError, Network, Promise, Report, entry_on, method};
+use peftlab_layers::params::ParamInfo;
 use peftlab_layers::{Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo};
 use peftlab_peft::methods::low_rank::{QUERY_VALUE, attach};
 use peftlab_peft::{
-    Card, Count, Course, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy, Registry,
+    Card, Count, Course, Entry, Family, Identity, MergeKind, Method, NotApplicable, Outline, Policy,
     Selection,
 };
 use serde::{Deserialize, Serialize};
@@ -76,8 +79,6 @@ impl Method for Liar {
         outline: &Outline,
         init: &mut Initializer,
     ) -> Result<(), NotApplicable> {
-        static ATTACHED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let times = ATTACHED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let lie = self.lie;
         assert!(lie != Lie::Panics, "index out of bounds, or the like");
         attach(model, &Selection::default().select(&QUERY_VALUE, outline)?, |projection| {
@@ -92,7 +93,7 @@ impl Method for Liar {
                 b: init.constant(start, [4, output]),
                 gain: (projection.info.layer() == Some(0)).then(|| init.constant(1.0, [1])),
                 lie,
-                hidden: if lie == Lie::Reload { 1.0 + times as f64 } else { 1.0 },
+                hidden: if lie == Lie::Reload { other_every_time() } else { 1.0 },
             })
         })
     }
@@ -101,9 +102,16 @@ impl Method for Liar {
         (self.lie == Lie::Base).then(|| Box::new(Meddler) as Box<dyn Policy>)
     }
 
-    fn learning_rate_factor(&self, _: &peftlab_layers::params::ParamInfo) -> f64 {
+    fn learning_rate_factor(&self, _: &ParamInfo) -> f64 {
         if self.lie == Lie::TooSlow { 1e-6 } else { 1.0 }
     }
+}
+
+/// 1 and 2 by turns.
+fn other_every_time() -> f64 {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    // there are four projections
+    1.0 + (CALLS.fetch_add(1, Ordering::Relaxed) / 4 % 2) as f64
 }
 
 #[derive(Module, Debug)]
@@ -155,9 +163,7 @@ impl Policy for Meddler {
 }
 
 fn report(lie: Lie) -> Report {
-    let mut registry = Registry::empty();
-    registry.add::<Liar>();
-    entry_on(registry.get("liar").unwrap(), json!({ "lie": lie }), &[Network::Bert]).unwrap()
+    entry_on(&Entry::of::<Liar>(), json!({ "lie": lie }), &[Network::Bert]).unwrap()
 }
 
 #[test]
@@ -231,12 +237,12 @@ impl Method for Careless {
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         match self.listed {
-            0 => Ok(Count::all(outline.body().filter(|p| self.trains(p)).map(|p| p.elements()).sum())),
+            0 => Ok(Count::all(outline.body().filter(|p| self.trains(p)).map(ParamInfo::elements).sum())),
             _ => Err(NotApplicable::new("listed must be 0")),
         }
     }
 
-    fn trains(&self, parameter: &peftlab_layers::params::ParamInfo) -> bool {
+    fn trains(&self, parameter: &ParamInfo) -> bool {
         parameter.name.to_lowercase().contains("norm")
     }
 }

@@ -97,12 +97,7 @@ impl Registry {
 
     /// Adds a method, in place of one with the same name.
     pub fn add<M: Method>(&mut self) {
-        let entry = Entry {
-            card: const { &M::CARD },
-            parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
-            from_peft: from_peft::<M>,
-        };
-        self.entries.insert(M::CARD.name, entry);
+        self.entries.insert(M::CARD.name, Entry::of::<M>());
     }
 
     /// Every method, by name.
@@ -136,6 +131,15 @@ impl Registry {
 }
 
 impl Entry {
+    /// The method `M`.
+    pub fn of<M: Method>() -> Self {
+        Self {
+            card: const { &M::CARD },
+            parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
+            from_peft: from_peft::<M>,
+        }
+    }
+
     /// The method with these settings, a table.
     ///
     /// # Errors
