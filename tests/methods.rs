@@ -65,6 +65,21 @@ fn every_method_keeps_its_promises_on_llama() {
     every_method_on(Network::Llama);
 }
 
+#[test]
+fn settings_that_change_what_is_stored_are_counted_so() {
+    for (name, settings) in [
+        ("dylora", json!({ "evaluate_rank": 2 })),
+        ("vb-lora", json!({ "vector_length": 8, "topk": 3 })),
+        ("prefix-tuning", json!({ "prefix_projection": true, "num_virtual_tokens": 3 })),
+        ("lora-fa", json!({ "precondition": false })),
+        ("lora", json!({ "bias": "all", "lora_bias": true })),
+        ("increlora", json!({ "rank_start": 2, "rank_target": 4 })),
+    ] {
+        let report = entry_on(Registry::standard().get(name).unwrap(), settings, &[Network::Bert]).unwrap();
+        assert!(report.passed(), "{report}");
+    }
+}
+
 fn network(architecture: &str) -> Network {
     *Network::ALL.iter().find(|network| network.name() == architecture).unwrap()
 }
