@@ -13,7 +13,7 @@ target=${CARGO_TARGET_DIR:-target}
 name=peftlab-$feature
 # without a toolkit at build time the newest CUDA would be assumed, and a driver may be older
 export CUDARC_CUDA_VERSION=${CUDARC_CUDA_VERSION:-13000}
-cargo build --release --features "$feature"
+cargo build --release --locked --features "$feature"
 
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT

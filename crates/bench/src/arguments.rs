@@ -127,11 +127,16 @@ pub(crate) enum Command {
         #[arg(long)]
         attended: bool,
     },
-    /// Write one documentation page a method, from its card.
-    #[command(hide = true)]
+    /// Print a page: the keys of an experiment file, the fields of a record, or the methods with their settings.
     Docs {
-        /// Folder for the pages.
-        dir: PathBuf,
+        /// Which page.
+        #[arg(required_unless_present = "write")]
+        page: Option<Page>,
+        /// With `methods`: the method whose page it is.
+        name: Option<String>,
+        /// Write all pages into `docs/` of this checkout, and the table of methods into its README.
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["page", "name"])]
+        write: Option<PathBuf>,
     },
 }
 
@@ -173,6 +178,18 @@ pub(crate) enum DevicePart {
     Allocation,
     /// Attention, forward and with backward.
     Attention,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Page {
+    /// Every key of an experiment file.
+    Experiment,
+    /// A results folder, and every field of a record.
+    Record,
+    /// The methods; with a name, that one's settings.
+    Methods,
+    /// A JSON Schema of experiment files, for editors.
+    Schema,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -12,7 +12,7 @@ use peftlab_peft::Registry;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
-use crate::arguments::{Command, Listing};
+use crate::arguments::{Command, Listing, Page};
 use crate::progress::Shown;
 use crate::{Outcome, print};
 
@@ -56,7 +56,10 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         }
         Command::Allocate { device, bytes } => crate::device::allocate(device, *bytes),
         Command::Compare { ours, theirs } => crate::device::compare(ours, theirs.as_deref()),
-        Command::Docs { dir } => crate::docs::write(dir, registry),
+        Command::Docs { page, name, write } => match (page, write) {
+            (_, Some(root)) => crate::docs::write(root, registry),
+            (page, None) => crate::docs::show(page.unwrap_or(Page::Experiment), name.as_deref(), registry),
+        },
     }
 }
 

@@ -35,8 +35,8 @@ pub enum Dtype {
     F64,
     /// 64-bit integer.
     I64,
-    /// Another type of safetensors, by its name: no network reads it.
-    Other(&'static str),
+    /// Another type of safetensors: no network reads it.
+    Other(::safetensors::Dtype),
     /// Blocks of 32 8-bit values with a 16-bit scale (GGUF, as all that follow).
     Q8_0,
     /// Blocks of 32 4-bit values with a 16-bit scale.
@@ -69,7 +69,7 @@ impl Dtype {
 impl std::fmt::Display for Dtype {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Other(name) => f.write_str(name),
+            Self::Other(other) => write!(f, "{other}"),
             known => write!(f, "{known:?}"),
         }
     }

@@ -237,7 +237,7 @@ fn digest(files: &[PathBuf], config: &Value) -> Result<String, CheckpointError> 
         digest.update((bytes.len() as u64).to_le_bytes());
         chunk_digests(&bytes).iter().for_each(|chunk| digest.update(chunk));
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(digest.finalize()))
 }
 
 fn chunk_digests(bytes: &[u8]) -> Vec<[u8; 32]> {

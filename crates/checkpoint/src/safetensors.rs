@@ -1,11 +1,16 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use safetensors::tensor::{self as format, Metadata, View, serialize};
 use serde_json::Value;
 
 use crate::{CheckpointError, Dtype, TensorInfo, TensorSource, floats, map};
+
+/// The one key of a header that is no tensor's name.
+const METADATA: &str = "__metadata__";
 
 /// A checkpoint in one or several safetensors files.
 ///
@@ -73,107 +78,75 @@ impl Safetensors {
     }
 }
 
-/// The tensors of one file, every range checked against the file.
+/// The tensors of one file, every range checked against the file. The format's own checks are the format's own crate's,
+/// made piece by piece, so that what is wrong can be named.
 fn entries(path: &Path, bytes: &[u8]) -> Result<Vec<(String, Entry)>, CheckpointError> {
-    let refuse = |message: String| Err(CheckpointError::new(path, message));
+    let refuse = |message: String| CheckpointError::new(path, message);
     let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length)) else {
-        return refuse(format!("is no safetensors file: it has {} bytes", bytes.len()));
+        return Err(refuse(format!("is no safetensors file: it has {} bytes", bytes.len())));
     };
-    let Some(end) =
-        usize::try_from(length).ok().and_then(|n| n.checked_add(8)).filter(|end| *end <= bytes.len())
-    else {
-        return refuse(format!(
+    let end = usize::try_from(length).ok().and_then(|n| n.checked_add(8)).filter(|end| *end <= bytes.len());
+    let end = end.ok_or_else(|| {
+        refuse(format!(
             "promises a header of {length} bytes, but the file has {}: truncated, or no safetensors file; \
              get the file again",
             bytes.len()
+        ))
+    })?;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..end])
+        .map_err(|error| refuse(format!("has a header that is no JSON: {error}; get the file again")))?;
+    let mut tensors = Vec::new();
+    for (name, value) in header.into_iter().filter(|(name, _)| name != METADATA) {
+        let info = one(&name, value, bytes.len() - end).map_err(refuse)?;
+        tensors.push((name, info));
+    }
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    // no byte is in two tensors, and none in no tensor
+    let header = Metadata::new(None, tensors)
+        .map_err(|error| refuse(format!("is no safetensors file: {error}; get the file again")))?;
+    if header.data_len() != bytes.len() - end {
+        let (last, all) = (end + header.data_len(), bytes.len());
+        return Err(refuse(format!("goes on to byte {all} behind its last tensor, which ends at {last}")));
+    }
+    let entry = |info: &format::TensorInfo| Entry {
+        file: 0,
+        info: TensorInfo { shape: info.shape.clone(), dtype: dtype(info.dtype) },
+        bytes: end + info.data_offsets.0..end + info.data_offsets.1,
+    };
+    Ok(header.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+}
+
+/// What the header of a file with `room` bytes of tensors says of the tensor `name`.
+fn one(name: &str, value: Value, room: usize) -> Result<format::TensorInfo, String> {
+    let info: format::TensorInfo = serde_json::from_value(value)
+        .map_err(|error| format!("has a header with a wrong entry for tensor `{name}`: {error}"))?;
+    let (start, stop) = info.data_offsets;
+    if stop > room {
+        return Err(format!(
+            "tensor `{name}` ends at byte {stop} behind the header, where the file has {room}: truncated; get the file \
+             again"
         ));
-    };
-    let header: serde_json::Map<String, Value> = match serde_json::from_slice(&bytes[8..end]) {
-        Ok(header) => header,
-        Err(error) => return refuse(format!("has a header that is no JSON: {error}; get the file again")),
-    };
-    let mut found = Vec::new();
-    for (name, value) in header {
-        if name == "__metadata__" {
-            continue;
-        }
-        let Some((shape, dtype, start, stop)) = parse(&value) else {
-            return refuse(format!("has a header with a wrong entry for tensor `{name}`"));
-        };
-        let Some((dtype, size)) = known(dtype) else {
-            return refuse(format!(
-                "tensor `{name}` has dtype {dtype}, which is not known; F64, F32, F16 and BF16 can be read, convert it"
-            ));
-        };
-        let (Some(start), Some(stop)) = (end.checked_add(start), end.checked_add(stop)) else {
-            return refuse(format!("has a header with a wrong range for tensor `{name}`"));
-        };
-        if stop > bytes.len() || start > stop {
-            return refuse(format!(
-                "tensor `{name}` ends at byte {stop}, but the file has {}: truncated; get the file again",
-                bytes.len()
-            ));
-        }
-        let expected = shape.iter().try_fold(size, |product, n| product.checked_mul(*n));
-        if expected != Some(stop - start) {
-            return refuse(format!(
-                "tensor `{name}` of shape {shape:?} and dtype {dtype:?} cannot have {} bytes",
-                stop - start
-            ));
-        }
-        found.push((name, Entry { file: 0, info: TensorInfo { shape, dtype }, bytes: start..stop }));
     }
-    // as the format's own reader has it: no byte is in two tensors, and none in no tensor
-    let mut ranges: Vec<(usize, usize, &str)> =
-        found.iter().map(|(name, entry)| (entry.bytes.start, entry.bytes.end, name.as_str())).collect();
-    ranges.sort_unstable();
-    let mut at = end;
-    for (start, stop, name) in ranges {
-        if start != at {
-            return refuse(format!(
-                "tensor `{name}` begins at byte {start}, where the one before it ends at {at}: no safetensors file; get \
-                 the file again"
-            ));
-        }
-        at = stop;
-    }
-    match at == bytes.len() {
-        true => Ok(found),
-        false => {
-            refuse(format!("goes on to byte {} behind its last tensor, which ends at {at}", bytes.len()))
-        }
+    // as if it were the only one
+    let alone = format::TensorInfo { data_offsets: (0, stop.saturating_sub(start)), ..info.clone() };
+    match Metadata::new(None, vec![(name.to_owned(), alone)]) {
+        Ok(_) => Ok(info),
+        Err(error) => Err(format!(
+            "tensor `{name}` of shape {:?} and dtype {} cannot have the bytes from {start} to {stop}: {error}; get the \
+             file again",
+            info.shape, info.dtype
+        )),
     }
 }
 
-fn parse(value: &Value) -> Option<(Vec<usize>, &str, usize, usize)> {
-    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
-    let shape = value["shape"].as_array()?.iter().map(number).collect::<Option<_>>()?;
-    let [start, stop] = value["data_offsets"].as_array()?.as_slice() else { return None };
-    Some((shape, value["dtype"].as_str()?, number(start)?, number(stop)?))
-}
-
-/// A type by its name, and the bytes of an element.
-fn known(dtype: &str) -> Option<(Dtype, usize)> {
-    const OTHERS: [(&str, usize); 11] = [
-        ("BOOL", 1),
-        ("U8", 1),
-        ("I8", 1),
-        ("F8_E4M3", 1),
-        ("F8_E5M2", 1),
-        ("F8_E8M0", 1),
-        ("I16", 2),
-        ("U16", 2),
-        ("I32", 4),
-        ("U32", 4),
-        ("U64", 8),
-    ];
-    match dtype {
-        "F64" => Some((Dtype::F64, 8)),
-        "F32" => Some((Dtype::F32, 4)),
-        "F16" => Some((Dtype::F16, 2)),
-        "BF16" => Some((Dtype::BF16, 2)),
-        "I64" => Some((Dtype::I64, 8)),
-        _ => OTHERS.iter().find(|(name, _)| *name == dtype).map(|(name, size)| (Dtype::Other(name), *size)),
+fn dtype(of: format::Dtype) -> Dtype {
+    match of {
+        format::Dtype::F64 => Dtype::F64,
+        format::Dtype::F32 => Dtype::F32,
+        format::Dtype::F16 => Dtype::F16,
+        format::Dtype::BF16 => Dtype::BF16,
+        format::Dtype::I64 => Dtype::I64,
+        other => Dtype::Other(other),
     }
 }
 
@@ -208,35 +181,43 @@ impl TensorSource for Safetensors {
     }
 }
 
+/// A tensor to be written.
+struct Floats<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> format::Dtype {
+        format::Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
 /// Writes `f32` tensors (name, shape, values) so that a reader sees all of the file or nothing. The same tensors
 /// give the same bytes.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// Where a tensor has other values than its shape says, or the file cannot be written.
 pub fn write_safetensors(
     path: &Path,
     tensors: &[(String, Vec<usize>, Vec<f32>)],
 ) -> Result<(), CheckpointError> {
-    let mut sorted: Vec<_> = tensors.iter().collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
-    let mut offset = 0;
-    for (name, shape, values) in &sorted {
-        let end = offset + 4 * values.len();
-        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [offset, end] });
-        header.insert(name.clone(), entry);
-        offset = end;
-    }
-    let mut header = serde_json::Value::Object(header).to_string();
-    // tensors start at a multiple of eight, as the format's own writer has it
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    let mut bytes = Vec::with_capacity(8 + header.len() + offset);
-    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(header.as_bytes());
-    for (.., values) in &sorted {
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-    }
+    let views = tensors.iter().map(|(name, shape, values)| (name, Floats { shape, values }));
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let bytes = serialize(views, Some(metadata))
+        .map_err(|error| CheckpointError::new(path, format!("cannot be written: {error}")))?;
     let write = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -327,12 +308,29 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_entry_is_told_with_the_tensors_name() {
+        let right = r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        assert!(written(right, 8).is_ok());
+        for (from, to) in [
+            ("[2]", "[3]"),
+            ("[2]", "[18446744073709551615]"),
+            ("[2]", "[4294967296,4294967296,4294967296]"),
+            ("[0,8]", "[8,0]"),
+            ("[0,8]", "[0]"),
+            ("F32", "F33"),
+        ] {
+            let error = written(&right.replace(from, to), 8).err().unwrap().to_string();
+            assert!(error.contains("model.safetensors") && error.contains("tensor `w`"), "{to}: {error}");
+        }
+    }
+
+    #[test]
     fn other_types_may_be_there_and_are_refused_when_they_are_asked_for() {
         let header = r#"{"f":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"i":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[8,10]}}"#;
         let file = written(header, 10).unwrap();
         assert_eq!(file.read_f32("f").unwrap(), [0.0]);
         assert!(file.read_f32("i").unwrap_err().to_string().contains("F8_E4M3"));
-        assert!(written(&header.replace("F8_E4M3", "F4"), 10).err().unwrap().to_string().contains("F4"));
+        assert!(written(&header.replace("F8_E4M3", "F9"), 10).err().unwrap().to_string().contains("F9"));
     }
 
     #[test]

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use peftlab_peft::DynMethod;
 use peftlab_tasks::TaskSpec;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optimizer::{OptimizerSpec, Schedule};
 use crate::search::SearchSpec;
+
+pub use reader::File as ExperimentFile;
 
 /// An experiment: one model, some tasks, some methods, some seeds.
 #[derive(Clone, Debug)]
@@ -38,41 +41,44 @@ pub struct Experiment {
     pub methods: Vec<MethodSpec>,
 }
 
-/// `[model]`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `[model]`: the network with its weights and its tokenizer.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder in the Hub's layout, a GGUF file, or `hub:owner/name@revision`; with random weights a folder
-    /// with a `config.json`, or that file.
+    /// A folder in the Hub's layout (`config.json`, safetensors, `tokenizer.json`), a GGUF file, or
+    /// `hub:owner/name@revision` (`main` without a revision). With `weights = "random"` a folder with a `config.json`, or
+    /// that file. Paths start from the experiment file's folder. What is read and refused is in `docs/models.md`.
     pub source: String,
-    /// A `tokenizer.json`, in place of the source's own.
+    /// A `tokenizer.json`, in place of the source's own; needed where the source has none, as with random weights.
     pub tokenizer: Option<String>,
-    /// The token that ends a text, where the model's files do not say which one that is.
+    /// The token that ends a text of a language model, such as `"</s>"`, where the model's files name none or several.
     pub eos_token: Option<String>,
-    /// What tables call it; the source's last part if absent.
+    /// What tables call the model; without it the last part of `source`.
     pub name: Option<String>,
-    /// Where its values come from.
+    /// Where the weights come from.
     #[serde(default)]
     pub weights: WeightsSpec,
-    /// Element type of the frozen weights and of activations.
+    /// Element type of the frozen weights and of activations. What is trained is kept in 32 bits either way; its layers
+    /// compute in this type.
     #[serde(default)]
     pub dtype: DtypeSpec,
-    /// What becomes of a sequence task's head that the checkpoint has.
+    /// Where the head of a classification or regression comes from, by default `"checkpoint"`; language models keep their
+    /// own.
     #[serde(default, skip_serializing_if = "is_default")]
     pub head: HeadSpec,
-    /// Keys of `config.json` to change, such as dropout probabilities.
+    /// Keys of `config.json` to change, with their new values: `{ hidden_dropout_prob = 0.0 }`.
     #[serde(default)]
     pub config: serde_json::Map<String, Value>,
 }
 
 /// Where a model's values come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsSpec {
-    /// A checkpoint.
+    /// From the checkpoint in `source`.
     #[default]
     Pretrained,
-    /// Drawn from the seed.
+    /// Drawn from the run's seed. Time and memory are those of the real model, scores mean nothing.
     Random,
 }
 
@@ -81,82 +87,90 @@ fn is_default(head: &HeadSpec) -> bool {
 }
 
 /// Where the head of a sequence task comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadSpec {
-    /// The checkpoint, where it has one.
+    /// From the checkpoint where it has one, which then must fit the task; else drawn from the run's seed.
     #[default]
     Checkpoint,
-    /// It is drawn from the seed.
+    /// Drawn from the run's seed, although the checkpoint has one.
     New,
 }
 
 /// Element type of frozen weights and activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DtypeSpec {
-    /// 32 bits.
+    /// IEEE 754 in 32 bits.
     #[default]
     F32,
-    /// bfloat16.
+    /// bfloat16, in 16 bits.
     Bf16,
 }
 
 /// Whose weights a run keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
     /// Those of the look at the validation set with the lowest loss; `transformers`' `load_best_model_at_end`.
     #[default]
     Best,
-    /// Those of the last step, as `transformers` does unless told otherwise.
+    /// Those of the last step, as `transformers` does unless told otherwise; no second copy is held while training.
     Last,
 }
 
-/// `[training]`; a method may change any of it in its own table.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `[training]`: how every method is trained; a method may change any of it in its own table.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingSpec {
-    /// Passes over the training set; give this or `steps`.
+    /// Passes over the training set. Give either this or `steps`.
     pub epochs: Option<usize>,
-    /// Optimizer steps.
+    /// Optimizer steps. Give either this or `epochs`.
     pub steps: Option<usize>,
-    /// Examples in a forward pass.
+    /// Examples in one forward and backward pass; an optimizer step sees `batch_size` × `gradient_accumulation`.
     pub batch_size: usize,
-    /// Forward passes in an optimizer step; the loss is the mean over all their tokens or rows.
+    /// Forward and backward passes in one optimizer step. The step's loss is the mean over all their rows, or of a
+    /// language model over all their tokens.
     pub gradient_accumulation: usize,
-    /// Peak learning rate.
+    /// Peak learning rate: the one at the end of the warm-up. `[search]` replaces it.
     pub learning_rate: f64,
-    /// Its course after the warm-up.
+    /// Course of the learning rate after the warm-up.
     pub schedule: Schedule,
-    /// Share of the steps in which it rises.
+    /// Share of the steps, from 0 to 1 and rounded up, over which the learning rate rises linearly from zero.
     pub warmup_ratio: f64,
-    /// Steps in which it rises, in place of the share.
+    /// Steps over which the learning rate rises, in place of `warmup_ratio`.
     pub warmup_steps: Option<usize>,
-    /// The optimizer.
+    /// The optimizer with its constants: `{ name = "adamw", weight_decay = 0.1 }`.
     pub optimizer: OptimizerSpec,
     /// Whether weight decay acts on biases and on the weights of norms, too, as torch's optimizers do by themselves;
     /// `transformers`' `Trainer` leaves them out.
     pub decay_biases_and_norms: bool,
-    /// Largest global norm of the gradients; absent for no clipping.
+    /// Gradients of all trained parameters together are scaled down to this L2 norm where theirs is larger
+    /// (`torch.nn.utils.clip_grad_norm_`); 1e38 clips nothing.
     pub max_grad_norm: Option<f64>,
-    /// Batches of similar lengths are made from this many batches at a time; 0 for none.
+    /// So many batches of shuffled examples at a time are sorted by length before they are cut into batches, so that
+    /// less is padding (`transformers`' `group_by_length`); 0 leaves the shuffled order.
     pub length_buckets: usize,
-    /// Steps between looks at the validation set; absent for one at the end.
+    /// Optimizer steps between looks at the validation loss while training, with one more after the last step. Without
+    /// it validation is looked at after training alone, and the last step's weights are kept.
     pub evaluate_every: Option<usize>,
-    /// Looks without an improvement after which training stops.
+    /// Early stopping: training ends after so many looks in a row without a lower validation loss. Needs
+    /// `evaluate_every`.
     pub patience: Option<usize>,
-    /// Whose weights are scored and saved where `evaluate_every` looks at validation.
+    /// Which weights are scored and saved. `"last"` needs `evaluate_every`, without which they are the last step's
+    /// anyway.
     pub keep: Keep,
-    /// Whether the validation loss is measured before the first step, too.
+    /// Whether the validation loss is measured before the first step, too (`validation_loss_before` in the record).
     pub evaluate_start: bool,
-    /// Whether the validation loss of the merged model is measured, too, where the method can be merged.
+    /// Whether the model is scored on validation once more after the method was merged into the weights, where it can be
+    /// (`merged` in the record).
     pub evaluate_merged: bool,
-    /// Examples in a forward pass of an evaluation.
+    /// Examples in one forward pass of an evaluation. It changes time and memory, not what is scored.
     pub evaluate_batch_size: usize,
-    /// Steps left out of the timing, for the first ones are slower.
+    /// First optimizer steps to leave out of all rates and step times, for they are slower: memory is allocated, kernels
+    /// are compiled and tuned.
     pub timing_warmup_steps: usize,
-    /// Whether every kernel that the device runs after the timing warm-up is timed, too. That makes steps slower.
+    /// Whether every kernel of a GPU is timed after `timing_warmup_steps` (`kernels` in the record). Steps get slower.
     pub profile_kernels: bool,
 }
 

@@ -30,7 +30,7 @@ pub use attach::{Attached, parameters};
 pub use checks::Held;
 pub use error::{HarnessError, read_json};
 pub use experiment::{
-    DtypeSpec, Experiment, HeadSpec, Keep, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec,
+    DtypeSpec, Experiment, ExperimentFile, HeadSpec, Keep, MethodSpec, ModelSpec, TrainingSpec, WeightsSpec,
 };
 pub use loss::{FirstToken, Loss, Targets, TokenTargets, loss};
 pub use optimizer::{OptimizerSpec, Schedule, clip_global_norm};

@@ -10,30 +10,31 @@ use burn::tensor::{Device, Tensor};
 use peftlab_layers::Model;
 use peftlab_layers::params;
 use peftlab_peft::{AdamConstants, DynMethod, Outline};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An optimizer's kind and constants.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An optimizer with its constants; `name` says which one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerSpec {
-    /// AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), decoupled weight decay.
+    /// AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) as `torch.optim.AdamW`.
     AdamW {
-        /// Decay of the two moments.
+        /// Decay rates β₁ and β₂ of the gradient's first and second moment, each from 0 to below 1.
         #[serde(default = "default_betas")]
         betas: [f64; 2],
-        /// Added to the root of the second moment.
+        /// ε, added to the root of the second moment, from 0.
         #[serde(default = "default_eps")]
         eps: f64,
-        /// Decoupled weight decay.
+        /// λ of the decoupled weight decay, from 0: a step takes learning rate × λ of a weight away.
         #[serde(default = "default_weight_decay")]
         weight_decay: f64,
     },
-    /// Stochastic gradient descent with momentum.
+    /// Stochastic gradient descent with momentum, as `torch.optim.SGD` (no dampening, no Nesterov).
     Sgd {
-        /// Momentum.
+        /// Factor of the momentum buffer, from 0; 0 keeps none.
         #[serde(default)]
         momentum: f64,
-        /// L2 penalty, added to the gradient.
+        /// L2 penalty from 0: so much of a weight is added to its gradient.
         #[serde(default)]
         weight_decay: f64,
     },
@@ -41,16 +42,16 @@ pub enum OptimizerSpec {
     /// no scaling by the parameter, no first moment; what `transformers`' has with `relative_step` and
     /// `scale_parameter` off.
     Adafactor {
-        /// Decoupled weight decay.
+        /// λ of the decoupled weight decay, from 0.
         #[serde(default)]
         weight_decay: f64,
-        /// Added to the squared gradient; `eps[0]` there. The other one there belongs to `scale_parameter`.
+        /// Added to the squared gradient, above 0: `transformers`' `eps[0]`, whose `eps[1]` belongs to `scale_parameter`.
         #[serde(default = "default_adafactor_eps")]
         eps: f64,
-        /// The largest root mean square of a parameter's update, before the learning rate.
+        /// Largest root mean square of a tensor's update before the learning rate, above 0: larger ones are scaled down.
         #[serde(default = "default_clip_threshold")]
         clip_threshold: f64,
-        /// The second moment's decay at step t is 1 - t to the power of this.
+        /// The second moment's decay rate at step t is 1 - t to the power of this, which is below 0.
         #[serde(default = "default_decay_rate")]
         decay_rate: f64,
     },
@@ -250,15 +251,15 @@ impl<O: Optimizer> Optimizer for Scaled<O> {
 }
 
 /// How the learning rate goes over the steps, after a linear warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// Stays.
+    /// Stays at the peak.
     Constant,
-    /// Falls linearly to zero.
+    /// Falls linearly to zero at the last step.
     #[default]
     Linear,
-    /// Falls to zero along half a cosine.
+    /// Falls to zero at the last step along half a cosine.
     Cosine,
 }
 

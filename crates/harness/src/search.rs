@@ -5,18 +5,20 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use peftlab_record::{Measured, Record, Status, TRIALS, Trial};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::HarnessError;
 use crate::plan::{Cell, Plan};
 
-/// `[search]`: the learning rate is searched, for every method and task with the same number of trials.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[search]`: the learning rate is searched, for every method and task with the same number of trials. A trial is a
+/// whole training that does not read the test set; the rate with the best main metric on validation runs every seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchSpec {
-    /// The grid: peak learning rates, which replace each method's own.
+    /// The grid: peak learning rates to try, each above 0. They replace those of `[training]` and of the methods.
     pub learning_rate: Vec<f64>,
-    /// Seed of the trials; the experiment's first if absent.
+    /// Seed of the trials; without it the first of `seeds`.
     pub seed: Option<u64>,
 }
 

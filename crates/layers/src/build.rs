@@ -7,8 +7,9 @@ use std::rc::Rc;
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use peftlab_checkpoint::{CheckpointError, TensorInfo, TensorSource};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 
 use crate::params::transpose;
 use crate::plain::{Embedding, LayerNorm, Linear, RmsNorm};
@@ -393,7 +394,7 @@ impl Initializer {
     /// N(0, std).
     pub fn normal<const D: usize>(&mut self, std: f64, shape: [usize; D]) -> Param<Tensor<D>> {
         let count = shape.iter().product();
-        let values = (0..count).map(|_| (std * gaussian(&mut self.rng)) as f32).collect();
+        let values = (0..count).map(|_| (std * self.rng.sample::<f64, _>(StandardNormal)) as f32).collect();
         self.values(values, shape)
     }
 
@@ -407,10 +408,4 @@ impl Initializer {
     pub fn kaiming(&mut self, [input, output]: [usize; 2]) -> Param<Tensor<2>> {
         self.uniform((input as f64).powf(-0.5), [input, output])
     }
-}
-
-/// Box-Muller: one standard normal value.
-fn gaussian(rng: &mut impl Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-    radius * (2.0 * std::f64::consts::PI * rng.random::<f64>()).cos()
 }

@@ -2,15 +2,16 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is computed from predictions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// Share of right classes.
     Accuracy,
-    /// F1 of class 1.
+    /// F1 of class 1, of two.
     F1,
     /// Mean of the classes' F1.
     MacroF1,

@@ -31,7 +31,7 @@ fn weights() -> Vec<f32> {
 
 fn digest(bytes: impl IntoIterator<Item = u8>) -> String {
     let bytes: Vec<u8> = bytes.into_iter().collect();
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn of_floats(values: &[f32]) -> String {

@@ -1,9 +1,10 @@
 //! Where a device's time goes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The kernels of some training steps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelProfile {
     /// Steps that were watched.
     pub steps: u64,
@@ -14,7 +15,7 @@ pub struct KernelProfile {
 }
 
 /// A kind of kernel.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelTime {
     /// Its name in the backend.
     pub name: String,

@@ -288,7 +288,7 @@ fn digest(splits: &[Split]) -> String {
             }
         }
     }
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

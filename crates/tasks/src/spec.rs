@@ -1,10 +1,11 @@
 use std::path::{Path, PathBuf};
 
 use peftlab_metrics::Metric;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Kinds of tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// A class for a text or a pair of texts.
@@ -63,52 +64,58 @@ impl TaskKind {
     }
 }
 
-/// A `[[task]]` of an experiment file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `[[task]]`: a data set, how its rows become examples, and how answers are scored. What files and rows are read and
+/// refused is in `docs/data.md`. A key that a kind of task does not read is refused there.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
-    /// Names the table's column.
+    /// Names the table's column; no two tasks may share it.
     pub name: String,
-    /// What kind of task it is.
+    /// What is predicted from what.
     pub kind: TaskKind,
-    /// To learn from.
+    /// The split to learn from.
     pub train: SplitSpec,
-    /// To choose by.
+    /// The split to choose by: the best step, early stopping, the learning rate of a search.
     pub validation: SplitSpec,
-    /// To be read once, after training; without one there is no test score.
+    /// The split to be read once, after training. Without it tables show scores on validation, and say so.
     pub test: Option<SplitSpec>,
-    /// Which columns hold what.
+    /// Which columns of the files hold what.
     #[serde(default)]
     pub columns: Columns,
     /// Whether a TSV or CSV file begins with the names of its columns.
     #[serde(default = "yes")]
     pub header: bool,
-    /// Whether quotation marks enclose fields; by default in CSV and not in TSV.
+    /// Whether quotation marks enclose fields of a TSV or CSV file. Without it they do in CSV and not in TSV.
     pub quotes: Option<bool>,
-    /// Whether the two characters `\n` stand for a line break.
+    /// Whether the two characters `\n` in a text stand for a line break.
     #[serde(default)]
     pub unescape: bool,
-    /// Names of the classes, in order. Without them labels are integers from 0.
+    /// Names of a classification's classes, as they stand in the label's column; the first is class 0. Without them
+    /// labels are integers from 0.
     pub labels: Option<Vec<String>>,
-    /// Smallest and largest value of a regression's target.
+    /// Smallest and largest label of a regression: one outside is refused. Labels are not rescaled.
     pub range: Option<[f32; 2]>,
-    /// Longest example in tokens.
+    /// Longest example in tokens, special ones included, from 2 to 2^24; also the length of a block of packed text and of a
+    /// random row.
     #[serde(default = "default_length")]
     pub max_length: usize,
-    /// What becomes of an example that is longer; how many there are is said in any case.
+    /// What becomes of an example that is longer than `max_length`; how many there are is said in any case.
     #[serde(default)]
     pub too_long: TooLong,
-    /// Whether running text is cut into blocks of `max_length` across documents.
+    /// Whether running text (`causal-lm`) is cut into blocks of `max_length` across documents; if not, each document is an
+    /// example of its own.
     #[serde(default = "yes")]
     pub packing: bool,
-    /// How instructions become text.
+    /// How an instruction and its answer become text (`instruction`).
     #[serde(default)]
     pub template: Template,
-    /// Whether a language model that has virtual tokens in front is scored on the first token of a row, too, as in
-    /// PEFT. By default it is not, for no other method could predict that token.
+    /// Whether a language model with virtual tokens in front (prompt tuning) is scored on the first token of a row, too, as
+    /// in PEFT. By default it is not, for no other method could predict that token.
     #[serde(default)]
     pub score_first_token: bool,
-    /// What is computed, the main metric first; by default what is usual for the kind.
+    /// What is computed, the main metric first: tables show it, and a search chooses by it. Without it `accuracy` for
+    /// classification, `pearson` for regression, `perplexity` for language models. Classification allows `accuracy`, `f1`,
+    /// `macro-f1`, `matthews`; regression `pearson`, `spearman`, `mse`; language models `perplexity`, `loss`.
     pub metrics: Option<Vec<Metric>>,
 }
 
@@ -121,65 +128,67 @@ fn default_length() -> usize {
 }
 
 /// What becomes of an example above `max_length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// Its end is cut off.
+    /// Its end is cut off; of a pair of texts that of the longer one.
     #[default]
     Cut,
     /// It is left out.
     Drop,
-    /// It is a mistake.
+    /// Nothing is run.
     Refuse,
 }
 
 /// How instructions become text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Template {
-    /// Alpaca's prompt (Taori et al. 2023).
+    /// Stanford Alpaca's prompt (Taori et al. 2023).
     #[default]
     Alpaca,
-    /// ChatML turns.
+    /// Turns in ChatML; needs a tokenizer with `<|im_start|>` and `<|im_end|>`.
     Chat,
 }
 
-/// Where a split's rows are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Where a split's rows are. Paths start from the experiment file's folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "give a file or folder (\"train.tsv\"), a list of them, { path = \"..\", skip = 0, take = 100 } with no \
                  other keys, or { random_rows = 8 }"
 )]
+#[schemars(title = "Splits")]
 pub enum SplitSpec {
     /// A file, or a folder with the split's shards as on the Hub.
     Path(PathBuf),
-    /// Several files, one after the other.
+    /// Several files of one kind, one after the other.
     Paths(Vec<PathBuf>),
     /// Some rows of a file.
     Rows(Rows),
-    /// Drawn tokens, for measuring time and memory.
+    /// Rows of `max_length` tokens, each drawn from the network's vocabulary with equal chances: for measuring time and
+    /// memory of a language model.
     Random(RandomRows),
 }
 
 /// Rows of `max_length` tokens, each drawn from the network's vocabulary with equal chances.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomRows {
-    /// Number of rows.
+    /// Number of rows; times `max_length` at most 2^23.
     pub random_rows: usize,
 }
 
 /// Some rows of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rows {
-    /// The file.
+    /// The file, or the folder.
     pub path: PathBuf,
     /// Rows to leave out first.
     #[serde(default)]
     pub skip: usize,
-    /// Rows to take then; all that are left if absent.
+    /// Rows to take after those; without it all that are left.
     pub take: Option<usize>,
 }
 
@@ -196,10 +205,10 @@ impl SplitSpec {
 }
 
 /// A column, by its name or its place from 0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "give a column's name, or its place from 0")]
 pub enum Column {
-    /// Its place.
+    /// Its place from 0.
     Index(usize),
     /// Its name.
     Name(String),
@@ -214,23 +223,23 @@ impl std::fmt::Display for Column {
     }
 }
 
-/// Which columns hold what.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Which columns of the files hold what. A column is given by its name, or by its place from 0 in TSV, CSV and Parquet.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// The text.
+    /// The text (all kinds but `instruction`).
     pub text: Column,
-    /// The second text of a pair.
+    /// The second text of a pair (`classification`, `regression`); without it there is one text.
     pub text_b: Option<Column>,
-    /// The class or value.
+    /// The class or the value (`classification`, `regression`).
     pub label: Column,
-    /// An instruction.
+    /// The instruction (`instruction`).
     pub instruction: Column,
-    /// What goes with it; may be empty.
+    /// What goes with the instruction (`instruction`); may be empty, and where it has this name may be missing.
     pub input: Column,
-    /// The answer.
+    /// The answer that is learnt (`instruction`).
     pub output: Column,
-    /// A list of chat turns, in place of the three.
+    /// A list of chat turns in place of those three (`instruction` with `template = "chat"`).
     pub messages: Option<Column>,
 }
 

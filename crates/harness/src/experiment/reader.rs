@@ -5,6 +5,7 @@ use std::path::Path;
 
 use peftlab_peft::Registry;
 use peftlab_tasks::TaskSpec;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -14,24 +15,57 @@ use crate::error::HarnessError;
 use crate::plan::plain;
 use crate::search::SearchSpec;
 
-/// The file's outer form; what is inside is read piece by piece, so that every mistake can be told.
-#[derive(Deserialize)]
+// What is inside the tables is read piece by piece, so that every mistake can be told.
+/// An experiment file: one model, some tasks, some methods, some seeds.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub struct File {
+    /// Names the experiment and its results folder, `results/NAME`: letters, digits, `-`, `_` and `.`.
     name: String,
+    /// `"cpu"`, `"cuda:0"` (or another number), or `"auto"`: the first GPU where the program was built for one and finds
+    /// one, else the processor.
     #[serde(default = "default_device")]
     device: String,
+    /// Runs at a time, each in a process of its own with its share of the machine's threads. With more than one, times
+    /// are those of runs that share the machine.
     #[serde(default = "default_jobs")]
     jobs: usize,
+    /// Each method is trained on each task once for each of these: the seed of new weights, dropout and the order of
+    /// examples. Tables show the mean and the deviation over them.
     #[serde(default = "default_seeds")]
     seeds: Vec<u64>,
+    /// The model that all methods start from.
+    #[schemars(with = "ModelSpec")]
     model: Spanned<toml::Table>,
+    /// How every method is trained, unless its own table says otherwise. One of both gives `epochs` or `steps`.
+    #[schemars(with = "Option<TrainingSpec>")]
     training: Option<Spanned<toml::Table>>,
+    /// Has the learning rate of every method chosen on validation; without it each is trained with the one that is given.
+    #[schemars(with = "Option<SearchSpec>")]
     search: Option<Spanned<toml::Table>>,
+    /// The tasks, one table each, at least one: the columns of the report.
     #[serde(default)]
+    #[schemars(with = "Vec<TaskSpec>", extend("minItems" = 1))]
     task: Vec<Spanned<toml::Table>>,
+    /// The methods, one table each, at least one: the rows of the report.
     #[serde(default)]
+    #[schemars(with = "Vec<MethodTable>", extend("minItems" = 1))]
     method: Vec<Spanned<toml::Table>>,
+}
+
+/// `[[method]]`: the keys that every method's table may have. All others are settings of the method itself, which has a
+/// page with them: `bench docs methods NAME`.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "described here, and read one by one in `Reader::method`")]
+struct MethodTable {
+    /// Which method: a name of `bench list methods`.
+    name: String,
+    /// What tables call this row; without it the method's name with its main settings. Needed where two rows would be
+    /// called the same.
+    label: Option<String>,
+    /// Keys of `[training]` with which this method is trained in place of the shared ones: `{ learning_rate = 1e-3 }`.
+    /// `steps` or `epochs` here takes the place of either there.
+    training: Option<TrainingSpec>,
 }
 
 const FILE_KEYS: [&str; 9] =
@@ -77,7 +111,14 @@ impl Reader<'_> {
         let file: File = match toml::from_str(self.text) {
             Ok(file) => file,
             Err(error) => {
-                let message = with_hint(error.message(), &FILE_KEYS);
+                let mut message = with_hint(error.message(), &FILE_KEYS);
+                // all else is about TOML itself
+                if ["unknown field", "missing field", "invalid type"]
+                    .iter()
+                    .any(|of| error.message().starts_with(of))
+                {
+                    message += &page("the-file");
+                }
                 self.mistake(error.span().unwrap_or(0..0), &message);
                 return Err(HarnessError::Experiment { mistakes: self.mistakes });
             }
@@ -251,7 +292,7 @@ impl Reader<'_> {
                 training: training?,
             }),
             Err(error) => {
-                let message = format!("method `{name}`: {error}");
+                let message = format!("method `{name}`: {error}; see `bench docs methods {name}`");
                 match &error.key {
                     Some(key) => self.mistake_at_key(span, key, &message),
                     None => self.mistake(span, &message),
@@ -280,7 +321,7 @@ impl Reader<'_> {
                 let key = unknown.map_or(path.as_str(), |(key, _)| key);
                 let key = key.split('.').next_back().unwrap_or(key).to_owned();
                 let at = if path == "." || unknown.is_some() { String::new() } else { format!(" `{path}`") };
-                let message = format!("{what}{at}: {}", with_hint(&text, &[]));
+                let message = format!("{what}{at}: {}{}", with_hint(&text, &[]), page(what));
                 self.mistake_at_key(span, &key, &message);
                 None
             }
@@ -310,6 +351,12 @@ impl Reader<'_> {
         let start = found.unwrap_or(span.start);
         self.mistake(start..start, message);
     }
+}
+
+/// The end of a message about a key of `table`, such as `[training]`: where all of its keys are.
+fn page(table: &str) -> String {
+    let section = table.trim_matches(['[', ']']);
+    format!("; see `bench docs experiment` (docs/experiment.md#{section})")
 }
 
 fn repeated<T: Copy + Eq + std::hash::Hash>(mut names: impl Iterator<Item = T>) -> Option<T> {

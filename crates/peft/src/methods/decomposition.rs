@@ -1,5 +1,8 @@
 //! Low-rank approximations of weights, for the methods that start from one. They are made on the host in `f64`: what
 //! is taken off a frozen weight here is put back by the adapter, so errors of `f32` would stay in the model.
+//!
+//! Not by `faer`: version 0.24 with nothing but `std` and `linalg` is 18 further crates and some 200 s of a
+//! processor's time, more than a minute of every build on two cores.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use peftlab_layers::Initializer;

@@ -252,7 +252,7 @@ fn inverse(matrices: &Tensor<3>) -> Tensor<3> {
     Tensor::from_data(TensorData::new(values, shape), (&matrices.device(), DType::F32))
 }
 
-/// Gauss and Jordan's elimination in place. No pivot is looked for: every leading part of I + Q has an inverse, and
+/// Gauss and Jordan's elimination in place; `decomposition.rs` says why not by a library. No pivot is looked for: every leading part of I + Q has an inverse, and
 /// no pivot is below one.
 fn invert(matrix: &mut [f64], size: usize) {
     for k in 0..size {
