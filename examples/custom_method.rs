@@ -1,34 +1,23 @@
-//! A method from outside: learned vectors that scale what each sub-layer adds to the residual stream, in the
+//! A method at a block, from outside: learned vectors that scale what each sub-layer adds to the residual stream, in the
 //! manner of LayerScale (Touvron et al. 2021, arXiv 2103.17239). No other file knows of it.
 //!
 //! ```text
 //! cargo run --release --example custom_method -- run examples/custom_method.toml
 //! ```
 
-use std::process::ExitCode;
-
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
-use peftlab_layers::{Attached, BlockAdapter, Context, Initializer, Model, SubLayer, SubLayerOutput};
-use peftlab_meter::CountingAllocator;
-use peftlab_ops::cast_like;
-use peftlab_peft::{Card, Count, Family, Identity, MergeKind, Method, NotApplicable, Outline, Registry};
-use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+use peftlab::prelude::*;
 
 /// The settings, as a `[[method]]` table gives them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(crate = "peftlab::serde", deny_unknown_fields, default)]
 struct SubLayerScale {
-    /// Every entry's value at the start.
-    init: f32,
+    /// Whether the feed-forward networks' outputs are scaled, too.
+    feed_forward: bool,
 }
 
 impl Default for SubLayerScale {
     fn default() -> Self {
-        Self { init: 1.0 }
+        Self { feed_forward: true }
     }
 }
 
@@ -42,11 +31,12 @@ impl Method for SubLayerScale {
         identity: Identity::Exact,
         merge: MergeKind::No,
         not_for: "",
-        settings: &[("init", "1", "every entry of s at the start")],
+        settings: &[("feed_forward", "true", "whether feed-forward networks' outputs are scaled, too")],
     };
 
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
-        Ok(Count::all(2 * outline.dimensions.layers * outline.dimensions.hidden))
+        let each = if self.feed_forward { 2 } else { 1 };
+        Ok(Count::all(each * outline.dimensions.layers * outline.dimensions.hidden))
     }
 
     fn attach(
@@ -58,8 +48,8 @@ impl Method for SubLayerScale {
         let hidden = outline.dimensions.hidden;
         for block in model.sites().blocks {
             let scales = Scales {
-                scale_attention: init.constant(self.init, [hidden]),
-                scale_ffn: init.constant(self.init, [hidden]),
+                scale_attention: init.constant(1.0, [hidden]),
+                scale_ffn: self.feed_forward.then(|| init.constant(1.0, [hidden])),
             };
             block.adapters.push(Attached::new(Box::new(scales)));
         }
@@ -71,23 +61,30 @@ impl Method for SubLayerScale {
 #[derive(Module, Debug)]
 struct Scales {
     scale_attention: Param<Tensor<1>>,
-    scale_ffn: Param<Tensor<1>>,
+    scale_ffn: Option<Param<Tensor<1>>>,
 }
 
 impl BlockAdapter for Scales {
     fn apply(&self, sub_layer: &SubLayerOutput<'_>, _: &Context) -> Tensor<3> {
+        let output = sub_layer.output.clone();
         let scale = match sub_layer.layer {
             SubLayer::Attention => self.scale_attention.val(),
-            SubLayer::FeedForward => self.scale_ffn.val(),
+            SubLayer::FeedForward => match &self.scale_ffn {
+                Some(scale) => scale.val(),
+                None => return output,
+            },
         };
-        let output = sub_layer.output.clone();
         let scale = cast_like(scale, &output);
         output * scale.unsqueeze()
     }
 }
 
-fn main() -> ExitCode {
-    let mut registry = Registry::standard();
-    registry.add::<SubLayerScale>();
-    peftlab_bench::main(&registry)
+peftlab::main!(SubLayerScale);
+
+#[test]
+fn the_scales_keep_their_promises() {
+    for settings in [json!({}), json!({ "feed_forward": false })] {
+        let report = peftlab::check::<SubLayerScale>(settings).unwrap();
+        assert!(report.passed(), "{report}");
+    }
 }

@@ -4,93 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use peftlab_backbones::{Head, build};
-use peftlab_harness::{Attached, FirstToken, OptimizerSpec, Stepper, Targets, TrainingSpec, adapter, loss};
+use burn::tensor::{Int, Tensor, TensorData};
+use peftlab_check::{CheckError, Network, entry_on, logits as logits_in, randomised};
+use peftlab_harness::{Attached, OptimizerSpec};
 use peftlab_layers::params::{self, HostTensor};
-use peftlab_layers::{Builder, Mode, Model, ModelInput, Output, Weights};
-use peftlab_peft::{Course, DynMethod, Identity, MergeKind, Registry};
+use peftlab_layers::{Mode, Model, ModelInput};
+use peftlab_peft::{DynMethod, Registry};
 use serde_json::{Value, json};
 
-fn device() -> Device {
-    Device::flex().autodiff()
-}
-
 const LENGTH: usize = 16;
-
-/// A network in which everything depends on the input: N(0, 0.02), as weights are drawn, is for larger ones.
-fn network(architecture: &str) -> Model {
-    larger(drawn(architecture), |info| info.shape.len() == 2, 6.0)
-}
-
-fn drawn(architecture: &str) -> Model {
-    let mut config = json!({
-        "model_type": architecture, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 64,
-        "type_vocab_size": 2, "pad_token_id": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    });
-    let head = match architecture {
-        "llama" => Head::LanguageModel,
-        _ => Head::Sequence { outputs: 3 },
-    };
-    if architecture == "llama" {
-        config["hidden_dropout_prob"] = Value::Null;
-    }
-    // the device has one stream of random numbers, and tests run side by side
-    static STREAM: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = STREAM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let builder = Builder::new(Weights::Random { seed: 5 }, &device(), DType::F32);
-    Model::new(build(&config, head, &builder).unwrap())
-}
-
-/// `model` with the parameters that `select` picks times `factor`.
-fn larger(model: Model, select: impl Fn(&params::ParamInfo) -> bool, factor: f32) -> Model {
-    let mut values = params::tensors(&model, select);
-    for tensor in values.values_mut() {
-        tensor.values.iter_mut().for_each(|value| *value *= factor);
-    }
-    params::assign(model, &values).unwrap().0
-}
-
-fn input() -> ModelInput {
-    let ids: Vec<i64> = (0..3 * LENGTH as i64).map(|i| 2 + (i * i + 7 * i) % 59).collect();
-    let input_ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [3, LENGTH]), &device());
-    ModelInput { input_ids, padding: None, token_type_ids: None }
-}
-
-fn targets(architecture: &str) -> Targets {
-    match architecture {
-        "llama" => {
-            let ids = input().input_ids;
-            let shape = ids.dims();
-            Targets::tokens(ids.into_data().iter::<i64>().collect(), shape, FirstToken::Left, &device())
-        }
-        _ => Targets::Classes(Tensor::from_data(TensorData::new(vec![0i64, 2, 1], [3]), &device())),
-    }
-}
-
-fn mean_loss(model: &Model, architecture: &str, mode: Mode) -> Tensor<1> {
-    let targets = targets(architecture);
-    loss(model.forward(&input(), mode), &targets).sum / targets.counted() as f64
-}
-
-fn logits(model: &Model) -> Vec<f32> {
-    logits_in(model, &input(), Mode::Evaluate)
-}
-
-fn logits_in(model: &Model, input: &ModelInput, mode: Mode) -> Vec<f32> {
-    match model.valid().forward(input, mode) {
-        Output::Sequence(logits) => logits.into_data().iter::<f32>().collect(),
-        Output::Tokens(logits) => logits.into_data().iter::<f32>().collect(),
-    }
-}
-
-fn largest(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
 
 /// Settings that fit networks this small, where a method's own do not.
 fn settings(name: &str) -> Value {
@@ -107,199 +30,79 @@ fn settings(name: &str) -> Value {
     }
 }
 
-/// Every method on the networks that it applies to.
-fn cases() -> Vec<(String, &'static str, Box<dyn DynMethod>)> {
-    let registry = Registry::standard();
-    let mut cases = Vec::new();
-    for entry in registry.entries() {
-        let method = entry.parse(settings(entry.card.name)).unwrap();
-        for architecture in ["bert", "llama"] {
-            let outline = peftlab_peft::Outline::of(&mut network(architecture));
-            if method.count(&outline).is_ok() {
-                cases.push((format!("{} on {architecture}", entry.card.name), architecture, method.clone()));
-            }
+/// Checks every method on one network, and fails with all that failed.
+fn every_method_on(network: Network) {
+    let (mut checked, mut failed) = (0, Vec::new());
+    for entry in Registry::standard().entries() {
+        let report = match entry_on(entry, settings(entry.card.name), &[network]) {
+            Ok(report) => report,
+            // what does not apply to the network has nothing to keep there
+            Err(CheckError::NotApplicable { .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        checked += 1;
+        if !report.passed() {
+            failed.push(report.to_string());
         }
     }
-    assert!(cases.len() > 2 * 30, "{}", cases.len());
-    cases
-}
-
-fn attach(architecture: &str, method: &dyn DynMethod) -> Attached {
-    Attached::new(network(architecture), method, 11, &device()).unwrap()
-}
-
-/// `attached` with every trained tensor moved by N(0, 0.05): a zero B hides mistakes.
-fn randomised(attached: &Attached) -> Model {
-    let mut init = peftlab_layers::Initializer::new(3, &device());
-    let mut values = params::tensors(&attached.model, |info| info.trained);
-    for tensor in values.values_mut() {
-        let noise = init.normal(0.05, [tensor.values.len()]).val();
-        for (value, noise) in tensor.values.iter_mut().zip(noise.into_data().iter::<f32>()) {
-            *value += noise;
-        }
-    }
-    params::assign(attached.model.clone(), &values).unwrap().0
-}
-
-/// Runs `check` on every case, and fails with all that failed.
-fn every(check: impl Fn(&str, &dyn DynMethod) -> Result<(), String>) {
-    let failed: Vec<String> = cases()
-        .iter()
-        .filter_map(|(name, architecture, method)| {
-            check(architecture, &**method).err().map(|why| format!("{name}: {why}"))
-        })
-        .collect();
+    println!("{checked} methods on {network}");
+    assert!(checked > 30, "{checked}");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-fn within(what: &str, difference: f32, tolerance: f32) -> Result<(), String> {
-    match difference <= tolerance {
-        true => Ok(()),
-        false => Err(format!("{what} differ by {difference}, more than {tolerance}")),
+#[test]
+fn every_method_keeps_its_promises_on_bert() {
+    every_method_on(Network::Bert);
+}
+
+#[test]
+fn every_method_keeps_its_promises_on_roberta() {
+    every_method_on(Network::Roberta);
+}
+
+#[test]
+fn every_method_keeps_its_promises_on_llama() {
+    every_method_on(Network::Llama);
+}
+
+#[test]
+fn settings_that_change_what_is_stored_are_counted_so() {
+    for (name, settings) in [
+        ("dylora", json!({ "evaluate_rank": 2 })),
+        ("vb-lora", json!({ "vector_length": 8, "topk": 3 })),
+        ("prefix-tuning", json!({ "prefix_projection": true, "num_virtual_tokens": 3 })),
+        ("lora-fa", json!({ "precondition": false })),
+        ("lora", json!({ "bias": "all", "lora_bias": true })),
+        ("increlora", json!({ "rank_start": 2, "rank_target": 4 })),
+    ] {
+        let report = entry_on(Registry::standard().get(name).unwrap(), settings, &[Network::Bert]).unwrap();
+        assert!(report.passed(), "{report}");
     }
 }
 
-#[test]
-fn the_model_is_unchanged_at_step_0_as_the_card_says() {
-    every(|architecture, method| {
-        let before = logits(&network(architecture));
-        let mut attached = attach(architecture, method).model;
-        let all = logits(&attached);
-        // virtual tokens come first
-        let after = &all[all.len() - before.len()..];
-        let difference = largest(&before, after);
-        match method.card().identity {
-            Identity::Exact => within("logits", difference, 0.0),
-            // how near depends on the network's own size
-            Identity::Within(tolerance) => {
-                let before = logits(&drawn(architecture));
-                let attached = Attached::new(drawn(architecture), method, 11, &device()).unwrap();
-                within("logits", largest(&before, &logits(&attached.model)), tolerance as f32)
-            }
-            Identity::Quantised => {
-                for projection in attached.sites().projections {
-                    projection.adapters.clear();
-                }
-                within("logits of the quantised base", largest(&logits(&attached), after), 0.0)?;
-                (difference > 0.0).then_some(()).ok_or("the base is not quantised".to_owned())
-            }
-            Identity::No => (difference > 0.0).then_some(()).ok_or("nothing changed".to_owned()),
-        }
-    });
+fn network(architecture: &str) -> Network {
+    *Network::ALL.iter().find(|network| network.name() == architecture).unwrap()
 }
 
-#[test]
-fn counts_are_those_of_the_model() {
-    every(|architecture, method| {
-        let attached = attach(architecture, method);
-        let count = method.count(&attached.outline).unwrap();
-        let counted = attached.parameters(method).unwrap();
-        let buffers = attached.buffers();
-        let frozen: usize = params::infos(&attached.model)
-            .iter()
-            .filter(|info| buffers.contains(&info.name))
-            .map(params::ParamInfo::elements)
-            .sum();
-        // a method that trains all has the head among its own
-        let adapter = counted.adapter as usize;
-        match (adapter == count.adapter, frozen == count.buffers || !buffers.is_empty()) {
-            (true, true) => Ok(()),
-            _ => Err(format!("{adapter} trained and {frozen} frozen, not {count:?}")),
-        }
-    });
+fn attach(architecture: &str, method: &dyn DynMethod) -> Attached {
+    network(architecture).with(method).unwrap()
 }
 
-#[test]
-fn merged_is_unmerged_as_the_card_says() {
-    every(|architecture, method| {
-        let attached = attach(architecture, method);
-        let model = randomised(&attached);
-        let mut merged = model.clone();
-        match method.card().merge {
-            MergeKind::No => match merged.merge() {
-                Err(_) => Ok(()),
-                Ok(()) => Err("merges, though its card says no".to_owned()),
-            },
-            MergeKind::Already => {
-                let adapters = params::infos(&model).len() - attached.outline.parameters.len();
-                (adapters == 0).then_some(()).ok_or(format!("{adapters} tensors of its own"))
-            }
-            MergeKind::Exact | MergeKind::ZeroPoints => {
-                merged.merge()?;
-                within("logits", largest(&logits(&model), &logits(&merged)), 1e-5)?;
-                let left: Vec<_> = params::infos(&merged)
-                    .into_iter()
-                    .filter(|info| !attached.outline.has(&info.name) && !info.name.ends_with(".bias"))
-                    .collect();
-                left.is_empty().then_some(()).ok_or(format!("{} tensors are left", left.len()))
-            }
-        }
-    });
+fn input() -> ModelInput {
+    Network::Llama.input()
 }
 
-#[test]
-fn a_saved_adapter_gives_equal_logits_when_loaded() {
-    let dir = tempfile::tempdir().unwrap();
-    every(|architecture, method| {
-        let attached = attach(architecture, method);
-        let mut model = randomised(&attached);
-        model.bake();
-        let file = dir.path().join("adapter.safetensors");
-        let trained: Vec<String> = params::infos(&attached.model)
-            .into_iter()
-            .filter(|info| info.trained)
-            .map(|info| info.name)
-            .collect();
-        let stored = |info: &params::ParamInfo| info.trained || trained.contains(&info.name);
-        adapter::write(&params::tensors(&model, stored), &file).map_err(|error| error.to_string())?;
-        let fresh = attach(architecture, method);
-        let loaded = adapter::load(fresh.model, &fresh.outline, &file).map_err(|error| error.to_string())?;
-        within("logits", largest(&logits(&model), &logits(&loaded)), 0.0)
-    });
+fn mean_loss(model: &Model, architecture: &str, mode: Mode) -> Tensor<1> {
+    network(architecture).mean_loss(model, mode)
 }
 
-fn course(steps: usize) -> Course {
-    Course { steps, seed: 1 }
+fn logits(model: &Model) -> Vec<f32> {
+    logits_in(model, &input(), Mode::Evaluate)
 }
 
-/// Trains on one batch until its loss is below a tenth of what it was; the smallest share that it came to.
-fn overfit(architecture: &str, method: &dyn DynMethod, learning_rate: f64) -> Result<f64, String> {
-    let Attached { mut model, outline } = attach(architecture, method);
-    let mut stepper = Stepper::new(method, &model, &outline, &TrainingSpec::default(), course(200));
-    let value = |loss: Tensor<1>| f64::from(loss.into_scalar::<f32>());
-    let start = value(mean_loss(&model, architecture, Mode::Train));
-    let mut least = 1.0f64;
-    for _ in 0..200 {
-        stepper.begin(&mut model);
-        let mean = mean_loss(&model, architecture, Mode::Train);
-        least = least.min(value(mean.clone()) / start);
-        if least < 0.1 {
-            break;
-        }
-        let total = stepper.with_extra_loss(mean, 1.0, &mut model);
-        let gradients = GradientsParams::from_grads(total.backward(), &model);
-        model = stepper.step(learning_rate, model, gradients).unwrap();
-    }
-    Ok(least)
-}
-
-#[test]
-fn every_method_learns_one_batch_by_heart() {
-    every(|architecture, method| {
-        // a language model with nothing but gains or a few vectors trained cannot: its head is frozen
-        let applies_to_bert = method.count(&peftlab_peft::Outline::of(&mut network("bert"))).is_ok();
-        if architecture == "llama" && applies_to_bert {
-            return Ok(());
-        }
-        let mut least = 1.0f64;
-        for learning_rate in [1e-2, 3e-2] {
-            least = least.min(overfit(architecture, method, learning_rate)?);
-            if least < 0.1 {
-                return Ok(());
-            }
-        }
-        Err(format!("after 200 steps the loss is still {least:.3} of its start"))
-    });
+fn largest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 fn parse(name: &str, settings: Value) -> Box<dyn DynMethod> {
@@ -316,7 +119,7 @@ fn changed_last() -> ModelInput {
     for row in 0..3 {
         ids[row * LENGTH + LENGTH - 1] = 60 - ids[row * LENGTH + LENGTH - 1] % 50;
     }
-    let input_ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [3, LENGTH]), &device());
+    let input_ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [3, LENGTH]), &Network::device());
     ModelInput { input_ids, padding: None, token_type_ids: None }
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Hold methods to what their cards promise, on tiny networks: identity, counts, merging, saving, learning.
+    Check(Check),
     /// Check against what a reference implementation computed: one bundle, or all below a folder.
     Parity {
         /// Bundles, or folders that hold bundles.
@@ -147,6 +149,32 @@ impl WantedCells {
     pub(crate) fn parsed(&self) -> Wanted {
         Wanted { methods: self.only.clone(), tasks: self.task.clone(), seeds: self.seed.clone() }
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// Methods, as `bench list methods` names them.
+    #[arg(required = true, value_name = "METHOD")]
+    pub(crate) methods: Vec<String>,
+    /// A setting, as in a `[[method]]` table: `--set rank=4 --set 'target_modules=["query"]'`. With one method alone.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Check on this network alone; may be given several times.
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Vec<TinyNetwork>,
+    /// As JSON: an array of reports.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TinyNetwork {
+    /// An encoder with a head for classes.
+    Bert,
+    /// Another one, with positions counted from the padding on.
+    Roberta,
+    /// A language model.
+    Llama,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -21,6 +21,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Plan { file, json } => plan(file, *json, registry),
         Command::Report { dir } => report(dir),
         Command::List { what, json } => list(*what, *json, registry),
+        Command::Check(check) => crate::check::check(check, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
         Command::Cell { .. } => crate::run::cell(registry),
         Command::Export { record, experiment, out } => {

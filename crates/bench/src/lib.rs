@@ -1,7 +1,8 @@
 //! The `bench` program as a library, so that a program with methods of its own can be one, too: fill a
-//! [`Registry`] and call [`main`]. `examples/custom_method.rs` shows how.
+//! [`Registry`] and call [`main`]. The crate `peftlab` has a macro that does both, and installs the counting allocator.
 
 mod arguments;
+mod check;
 mod commands;
 mod device;
 mod docs;
@@ -15,7 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use peftlab_peft::Registry;
 
-use arguments::Arguments;
+use arguments::{Arguments, Command};
+
+/// What a program is told whose records will have no peak memory on the host.
+const NOT_COUNTED: &str = "warning: this program does not count what it allocates, and peak memory will be missing from \
+                           its records and tables; write its `main` with `peftlab::main!`, which installs the allocator \
+                           that counts";
 
 /// What a command came to, for the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +49,15 @@ impl Outcome {
 
 /// Runs the program with the methods in `registry`. Exit codes: 0 done, 1 something measured failed, 2 wrong
 /// input, 130 stopped by a signal.
+///
+/// A program without a [`CountingAllocator`](peftlab_meter::CountingAllocator) has no peak memory in its records; it is
+/// warned of when it runs an experiment.
 pub fn main(registry: &Registry) -> ExitCode {
     peftlab_meter::allocated::keep_freed();
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Run { .. }) && peftlab_meter::allocated::live().is_none() {
+        say(NOT_COUNTED);
+    }
     match commands::run(&arguments.command, registry) {
         Ok(_) if OUTPUT_LOST.load(Ordering::Relaxed) => ExitCode::from(2),
         Ok(outcome) => ExitCode::from(outcome.code() as u8),

@@ -51,6 +51,12 @@ impl Attached {
         infos.filter(|info| !info.trained && !self.outline.has(&info.name)).map(|info| info.name).collect()
     }
 
+    /// How many values the frozen tensors have that the method brought along.
+    pub fn frozen_values(&self) -> usize {
+        let infos = params::infos(&self.model).into_iter();
+        infos.filter(|info| !info.trained && !self.outline.has(&info.name)).map(|info| info.elements()).sum()
+    }
+
     /// The parameters as counted on the model itself, after `method` predicted `stored` and `frozen_buffers`.
     pub fn parameters(&self, method: &dyn DynMethod) -> Result<Parameters, NotApplicable> {
         let count = method.count(&self.outline)?;

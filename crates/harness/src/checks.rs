@@ -9,23 +9,27 @@ use peftlab_layers::params::{self, ParamInfo};
 use crate::error::HarnessError;
 
 /// What a model holds before training, for the checks after it.
-pub(crate) struct Held {
+#[derive(Debug)]
+pub struct Held {
     fingerprints: BTreeMap<String, u64>,
     trained: Vec<ParamInfo>,
 }
 
 impl Held {
-    pub(crate) fn by(model: &mut Model) -> Self {
+    /// What `model` holds now.
+    pub fn by(model: &mut Model) -> Self {
         let fingerprints = model.fingerprints();
         Self { fingerprints, trained: params::infos(model).into_iter().filter(|info| info.trained).collect() }
     }
 
+    /// What was declared as trained.
+    pub fn trained(&self) -> &[ParamInfo] {
+        &self.trained
+    }
+
     /// Every tensor that was declared as trained must have received a gradient from the loss and an update from the
     /// optimizer (those `updated`), and nothing that is frozen, packed weights included, may have changed by a bit.
-    /// Whether a trained one changed says nothing: the gradient or the rate may have been zero, and the weights that
-    /// are kept may be those of an early step. Returns the number of frozen tensors, and of trained ones.
-    ///
-    /// A method may bring in further tensors while it trains, and train what waited frozen.
+    /// Returns the number of frozen tensors, and of trained ones.
     ///
     /// # Errors
     /// Where one of the two is not so.
@@ -34,25 +38,46 @@ impl Held {
         model: &mut Model,
         updated: &HashSet<ParamId>,
     ) -> Result<(u64, u64), HarnessError> {
-        if let Some(info) = self.trained.iter().find(|info| !updated.contains(&info.id)) {
-            return Err(HarnessError::Failed(format!(
+        self.check_updated(updated)?;
+        let frozen = self.check_frozen(model)?;
+        Ok((frozen, params::infos(model).iter().filter(|info| info.trained).count() as u64))
+    }
+
+    /// Every tensor that was declared as trained must be among those `updated`. Whether one changed says nothing: the
+    /// gradient or the rate may have been zero, and the weights that are kept may be those of an early step. Returns
+    /// how many they are.
+    ///
+    /// # Errors
+    /// Where one is not, by its name.
+    pub fn check_updated(&self, updated: &HashSet<ParamId>) -> Result<u64, HarnessError> {
+        match self.trained.iter().find(|info| !updated.contains(&info.id)) {
+            None => Ok(self.trained.len() as u64),
+            Some(info) => Err(HarnessError::Failed(format!(
                 "`{}` is declared as trained, but received no gradient: the loss does not depend on it",
                 info.name
-            )));
+            ))),
         }
+    }
+
+    /// Nothing that is frozen, packed weights included, may have changed by a bit. Returns how many tensors that are.
+    ///
+    /// A method may bring in further tensors while it trains, and train what waited frozen.
+    ///
+    /// # Errors
+    /// Where one has, or is gone, by its name.
+    pub fn check_frozen(&self, model: &mut Model) -> Result<u64, HarnessError> {
         let now = model.fingerprints();
         let trained: HashSet<String> =
             params::infos(model).into_iter().filter(|info| info.trained).map(|info| info.name).collect();
-        let frozen = self.fingerprints.iter().filter(|(name, _)| !trained.contains(*name));
         let mut unchanged = 0;
-        for (name, before) in frozen {
+        for (name, before) in self.fingerprints.iter().filter(|(name, _)| !trained.contains(*name)) {
             match now.get(name) {
                 Some(after) if after == before => unchanged += 1,
                 Some(_) => return Err(HarnessError::Failed(format!("`{name}` is frozen, but changed"))),
                 None => return Err(HarnessError::Failed(format!("`{name}` is frozen, but is gone"))),
             }
         }
-        Ok((unchanged, trained.len() as u64))
+        Ok(unchanged)
     }
 }
 

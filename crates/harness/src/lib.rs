@@ -2,6 +2,7 @@
 
 pub mod adapter;
 mod attach;
+pub mod card;
 mod checks;
 pub mod device;
 mod error;
@@ -24,6 +25,7 @@ mod train;
 mod untied;
 
 pub use attach::{Attached, parameters};
+pub use checks::Held;
 pub use error::{HarnessError, read_json};
 pub use experiment::{
     DtypeSpec, Experiment, ExperimentFile, HeadSpec, Keep, MethodSpec, ModelSpec, SearchSpec, TrainingSpec,

@@ -20,7 +20,7 @@ pub use method::{Card, Count, DynMethod, Family, Identity, MergeKind, Method, No
 pub use outline::Outline;
 pub use peft_config::PeftConfig;
 pub use policy::{Course, Policy, adapters_mut};
-pub use rank_patterns::RankPatterns;
+pub use rank_patterns::{ALPHA_PATTERN, RANK_PATTERN, RankPatterns, Ranked};
 pub use registry::{Described, Entry, Registry, SettingsError, UnknownMethod};
-pub use selection::{OneOrMore, Selection};
+pub use selection::{EXCLUDE_MODULES, LAYERS_PATTERN, LAYERS_TO_TRANSFORM, OneOrMore, Selection};
 pub use target::Targets;

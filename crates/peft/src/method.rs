@@ -149,6 +149,18 @@ pub trait Method: Debug + Clone + Serialize + DeserializeOwned + Send + Sync + '
     /// Where the settings make no sense, or the method does not apply to such a network.
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
 
+    /// How many values of the trained tensor `name`, of this shape, are kept for deployment: all of them, unless the
+    /// method has a smaller form. With them [`Count::stored`] is held against the tensors of a run.
+    fn kept_values(&self, name: &str, shape: &[usize]) -> usize {
+        let _ = name;
+        shape.iter().product()
+    }
+
+    /// Whether training brings in further tensors, so that [`Count::stored`] is not of those that it begins with.
+    fn grows(&self) -> bool {
+        false
+    }
+
     /// Positions that come before those of a sequence's tokens: virtual tokens, or a prefix.
     fn virtual_tokens(&self) -> usize {
         0
@@ -241,6 +253,10 @@ pub trait DynMethod: Debug + DynClone + Send + Sync {
     fn label(&self) -> String;
     /// See [`Method::count`].
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable>;
+    /// See [`Method::kept_values`].
+    fn kept_values(&self, name: &str, shape: &[usize]) -> usize;
+    /// See [`Method::grows`].
+    fn grows(&self) -> bool;
     /// See [`Method::virtual_tokens`].
     fn virtual_tokens(&self) -> usize;
     /// See [`Method::attach`].
@@ -294,6 +310,14 @@ impl<M: Method> DynMethod for M {
     fn count(&self, outline: &Outline) -> Result<Count, NotApplicable> {
         crate::limits::check(&DynMethod::settings(self))?;
         Method::count(self, outline)
+    }
+
+    fn kept_values(&self, name: &str, shape: &[usize]) -> usize {
+        Method::kept_values(self, name, shape)
+    }
+
+    fn grows(&self) -> bool {
+        Method::grows(self)
     }
 
     fn virtual_tokens(&self) -> usize {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::selection::{OneOrMore, Selection};
 use crate::{NotApplicable, RankPatterns, Targets};
 
-/// The values of `peft_type` that a method here reads.
+/// The values of `peft_type` that a method of this crate reads.
 const KINDS: [&str; 13] = [
     "ADALORA",
     "BOFT",
@@ -55,6 +55,14 @@ const HARMLESS: [&str; 23] = [
     "tokenizer_name_or_path",
 ];
 
+/// Why no method reads an adapter of the kind `peft_type`.
+pub(crate) fn unread(peft_type: &Value) -> NotApplicable {
+    NotApplicable::new(match peft_type.as_str().is_some_and(|kind| KINDS.contains(&kind)) {
+        true => format!("no method is registered for `peft_type` = {peft_type} with these options"),
+        false => format!("`peft_type` = {peft_type} is not known; there are {}", KINDS.join(", ")),
+    })
+}
+
 /// Far above every rank, and products of a few such numbers still fit into 64 bits.
 const LARGEST: usize = 1 << 20;
 
@@ -78,20 +86,14 @@ pub struct PeftConfig<'a> {
 }
 
 impl<'a> PeftConfig<'a> {
-    /// `config`, where it describes an adapter of a kind that is known.
+    /// `config`, of an adapter of whatever kind.
     ///
     /// # Errors
-    /// Where it does not.
+    /// Where it is no object.
     pub fn new(config: &'a Value) -> Result<Self, NotApplicable> {
         let config = config
             .as_object()
             .ok_or_else(|| NotApplicable::new("is no JSON object, as PEFT's adapter_config.json is"))?;
-        let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or_default();
-        if !KINDS.contains(&kind) {
-            let found = config.get("peft_type").unwrap_or(&Value::Null);
-            let known = KINDS.join(", ");
-            return Err(NotApplicable::new(format!("`peft_type` = {found} is not known; there are {known}")));
-        }
         Ok(Self { config, read: RefCell::default() })
     }
 

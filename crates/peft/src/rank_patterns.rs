@@ -27,21 +27,21 @@ pub struct RankPatterns {
 pub(crate) static NO_PATTERNS: RankPatterns = RankPatterns::NONE;
 
 /// A row for the cards of methods that have [`RankPatterns`].
-pub(crate) const RANK_PATTERN: (&str, &str, &str) =
+pub const RANK_PATTERN: (&str, &str, &str) =
     ("rank_pattern", "none", "a table of ranks by the end of a module's name, a regular expression");
 /// See [`RankPatterns::alpha_pattern`].
-pub(crate) const ALPHA_PATTERN: (&str, &str, &str) =
+pub const ALPHA_PATTERN: (&str, &str, &str) =
     ("alpha_pattern", "none", "a table of α by the end of a module's name, a regular expression");
 
 impl RankPatterns {
     /// No patterns.
-    pub(crate) const NONE: Self = Self { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
+    pub const NONE: Self = Self { rank_pattern: BTreeMap::new(), alpha_pattern: BTreeMap::new() };
 
     /// `targets` with the rank and α of each: those given, unless a pattern says otherwise.
     ///
     /// # Errors
     /// Where a pattern is none, two give a module two values, or a rank is 0.
-    pub(crate) fn of_each<'o>(
+    pub fn of_each<'o>(
         &self,
         targets: Vec<&'o ProjectionInfo>,
         rank: usize,
@@ -69,11 +69,14 @@ impl RankPatterns {
 }
 
 /// A target with the rank and α that it has.
-#[derive(Clone, Copy)]
-pub(crate) struct Ranked<'o> {
-    pub(crate) info: &'o ProjectionInfo,
-    pub(crate) rank: usize,
-    pub(crate) alpha: f64,
+#[derive(Clone, Copy, Debug)]
+pub struct Ranked<'o> {
+    /// Name and shape.
+    pub info: &'o ProjectionInfo,
+    /// r
+    pub rank: usize,
+    /// α
+    pub alpha: f64,
 }
 
 type Table<T> = Vec<(Regex, T)>;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::method::{Card, DynMethod, Method, NotApplicable};
 use crate::methods;
-use crate::peft_config::PeftConfig;
+use crate::peft_config::{PeftConfig, unread};
 
 /// The methods that experiment files can name.
 pub struct Registry {
@@ -97,12 +97,7 @@ impl Registry {
 
     /// Adds a method, in place of one with the same name.
     pub fn add<M: Method>(&mut self) {
-        let entry = Entry {
-            card: const { &M::CARD },
-            parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
-            from_peft: from_peft::<M>,
-        };
-        self.entries.insert(M::CARD.name, entry);
+        self.entries.insert(M::CARD.name, Entry::of::<M>());
     }
 
     /// Every method, by name.
@@ -131,14 +126,20 @@ impl Registry {
                 return Ok(described);
             }
         }
-        let kind = &config["peft_type"];
-        Err(NotApplicable::new(format!(
-            "no method is registered for `peft_type` = {kind} with these options"
-        )))
+        Err(unread(&config["peft_type"]))
     }
 }
 
 impl Entry {
+    /// The method `M`.
+    pub fn of<M: Method>() -> Self {
+        Self {
+            card: const { &M::CARD },
+            parse: |settings| parse::<M>(settings).map(|method| Box::new(method) as Box<dyn DynMethod>),
+            from_peft: from_peft::<M>,
+        }
+    }
+
     /// The method with these settings, a table.
     ///
     /// # Errors

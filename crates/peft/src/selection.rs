@@ -54,13 +54,13 @@ impl<T> OneOrMore<T> {
 }
 
 /// Rows for the cards of methods that have a [`Selection`].
-pub(crate) const EXCLUDE_MODULES: (&str, &str, &str) =
+pub const EXCLUDE_MODULES: (&str, &str, &str) =
     ("exclude_modules", "none", "projections left out, by names or a regular expression");
 /// See [`Selection::layers_to_transform`].
-pub(crate) const LAYERS_TO_TRANSFORM: (&str, &str, &str) =
+pub const LAYERS_TO_TRANSFORM: (&str, &str, &str) =
     ("layers_to_transform", "all", "a layer's number, or a list of them; with names as target_modules");
 /// See [`Selection::layers_pattern`].
-pub(crate) const LAYERS_PATTERN: (&str, &str, &str) =
+pub const LAYERS_PATTERN: (&str, &str, &str) =
     ("layers_pattern", "any", "the list of layers that layers_to_transform counts, such as \"layers\"");
 
 impl Selection {

@@ -26,7 +26,8 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn apply(self, input: Tensor<3>) -> Tensor<3> {
+    /// σ of every value.
+    pub fn apply(self, input: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Relu => relu(input),
             Self::Gelu => gelu(input),

@@ -3,7 +3,7 @@
 use crate::NotApplicable;
 
 /// An error where `dropout` is no probability below 1.
-pub(crate) fn check_dropout(dropout: f64) -> Result<(), NotApplicable> {
+pub fn check_dropout(dropout: f64) -> Result<(), NotApplicable> {
     match (0.0..1.0).contains(&dropout) {
         true => Ok(()),
         false => Err(NotApplicable::new(format!("dropout is {dropout}; it must be at least 0 and below 1"))),
@@ -11,7 +11,7 @@ pub(crate) fn check_dropout(dropout: f64) -> Result<(), NotApplicable> {
 }
 
 /// An error where `rank`, the setting `key`, leaves nothing to train.
-pub(crate) fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
+pub fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
     match rank {
         0 => {
             Err(NotApplicable::new(format!("{key} is 0, and there would be nothing to train; use 1 or more")))
@@ -21,7 +21,7 @@ pub(crate) fn check_rank(key: &str, rank: usize) -> Result<(), NotApplicable> {
 }
 
 /// An error where `value`, the setting `key`, is no decay of a running mean.
-pub(crate) fn check_decay(key: &str, value: f64) -> Result<(), NotApplicable> {
+pub fn check_decay(key: &str, value: f64) -> Result<(), NotApplicable> {
     match (0.0..1.0).contains(&value) {
         true => Ok(()),
         false => Err(NotApplicable::new(format!("{key} is {value}; it must be at least 0 and below 1"))),
@@ -29,7 +29,7 @@ pub(crate) fn check_decay(key: &str, value: f64) -> Result<(), NotApplicable> {
 }
 
 /// An error where `value`, the setting `key`, is no weight of a term of the loss.
-pub(crate) fn check_weight(key: &str, value: f64) -> Result<(), NotApplicable> {
+pub fn check_weight(key: &str, value: f64) -> Result<(), NotApplicable> {
     match value.is_finite() && value >= 0.0 {
         true => Ok(()),
         false => Err(NotApplicable::new(format!("{key} is {value}; it must be 0 or more"))),
@@ -37,7 +37,7 @@ pub(crate) fn check_weight(key: &str, value: f64) -> Result<(), NotApplicable> {
 }
 
 /// An error where `steps`, the setting `key`, is no number of steps between two events.
-pub(crate) fn check_interval(key: &str, steps: usize) -> Result<(), NotApplicable> {
+pub fn check_interval(key: &str, steps: usize) -> Result<(), NotApplicable> {
     match steps {
         0 => Err(NotApplicable::new(format!("{key} is 0 steps; use 1 or more"))),
         _ => Ok(()),

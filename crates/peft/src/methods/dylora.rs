@@ -132,6 +132,15 @@ impl Method for DyLora {
         Ok(Count { adapter: low_rank.count(outline)?, stored, buffers: 0 })
     }
 
+    fn kept_values(&self, name: &str, shape: &[usize]) -> usize {
+        let values: usize = shape.iter().product();
+        // what lies beyond the rank of evaluation can be cut off
+        match name.contains(".lora_") {
+            true => values / self.rank * self.evaluated(),
+            false => values,
+        }
+    }
+
     fn attach(
         &self,
         model: &mut Model,

@@ -130,6 +130,10 @@ impl Method for IncreLora {
         })
     }
 
+    fn grows(&self) -> bool {
+        true
+    }
+
     fn attach(
         &self,
         model: &mut Model,

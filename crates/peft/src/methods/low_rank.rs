@@ -15,44 +15,47 @@ use crate::rank_patterns::Ranked;
 use crate::{NotApplicable, Outline, PeftConfig, RankPatterns, Selection, Targets};
 
 /// Where LoRA acts unless it is told otherwise.
-pub(crate) const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
+pub const QUERY_VALUE: [Role; 2] = [Role::Query, Role::Value];
 
 /// A row for the cards of methods in which B can have a bias.
 pub(crate) const LORA_BIAS: (&str, &str, &str) =
     ("lora_bias", "false", "whether B has a bias, trained and scaled with the update");
 
 /// Every linear of the blocks.
-pub(crate) const BLOCKS: [Role; 7] =
+pub const BLOCKS: [Role; 7] =
     [Role::Query, Role::Key, Role::Value, Role::AttentionOutput, Role::Gate, Role::Up, Role::Down];
 
 /// The settings that LoRA and its variants have in common.
-#[derive(Clone, Copy)]
-pub(crate) struct LowRank<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
     /// r
-    pub(crate) rank: usize,
+    pub rank: usize,
     /// α
-    pub(crate) alpha: f64,
+    pub alpha: f64,
     /// Whether the update is scaled by α/√r, not α/r.
-    pub(crate) by_root: bool,
+    pub by_root: bool,
     /// Dropout on the input of the update.
-    pub(crate) dropout: f64,
+    pub dropout: f64,
     /// Ranks and α of single projections.
-    pub(crate) patterns: &'a RankPatterns,
+    pub patterns: &'a RankPatterns,
     /// Projections.
-    pub(crate) selection: &'a Selection,
+    pub selection: &'a Selection,
     /// Projections if there are no targets.
-    pub(crate) roles: &'a [Role],
+    pub roles: &'a [Role],
 }
 
 impl LowRank<'_> {
     /// The factor on the update.
-    pub(crate) fn scale(&self) -> f64 {
+    pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.by_root { rank.sqrt() } else { rank }
     }
 
     /// Every projection that gets an update, with the settings that it has there.
-    pub(crate) fn updates<'o>(
+    ///
+    /// # Errors
+    /// Where the settings make no sense, or name no projection.
+    pub fn updates<'o>(
         &self,
         outline: &'o Outline,
     ) -> Result<Vec<(&'o ProjectionInfo, Self)>, NotApplicable> {
@@ -61,24 +64,33 @@ impl LowRank<'_> {
     }
 
     /// The projections that get an update.
-    pub(crate) fn select<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
+    ///
+    /// # Errors
+    /// As [`updates`](Self::updates).
+    pub fn select<'o>(&self, outline: &'o Outline) -> Result<Vec<&'o ProjectionInfo>, NotApplicable> {
         check_rank("rank", self.rank)?;
         check_dropout(self.dropout)?;
         self.selection.select(self.roles, outline)
     }
 
     /// Parameters of all updates.
-    pub(crate) fn count(&self, outline: &Outline) -> Result<usize, NotApplicable> {
+    ///
+    /// # Errors
+    /// As [`updates`](Self::updates).
+    pub fn count(&self, outline: &Outline) -> Result<usize, NotApplicable> {
         Ok(self.updates(outline)?.iter().map(|(p, at)| at.rank * (p.input + p.output)).sum())
     }
 
     /// Parameters of the biases of all B.
-    pub(crate) fn biases(&self, outline: &Outline) -> Result<usize, NotApplicable> {
+    ///
+    /// # Errors
+    /// As [`updates`](Self::updates).
+    pub fn biases(&self, outline: &Outline) -> Result<usize, NotApplicable> {
         Ok(self.select(outline)?.iter().map(|p| p.output).sum())
     }
 
     /// LoRA's tensors as they start: A drawn Kaiming-uniform, B zero.
-    pub(crate) fn init(&self, info: &ProjectionInfo, init: &mut Initializer) -> LoraAdapter {
+    pub fn init(&self, info: &ProjectionInfo, init: &mut Initializer) -> LoraAdapter {
         LoraAdapter {
             lora_A: Linear { weight: init.kaiming([info.input, self.rank]), bias: None },
             lora_B: Linear { weight: init.constant(0.0, [self.rank, info.output]), bias: None },
@@ -88,7 +100,10 @@ impl LowRank<'_> {
     }
 
     /// Attaches what `adapter` makes, with the settings of each, to every target.
-    pub(crate) fn attach<A: ProjectionAdapter + 'static>(
+    ///
+    /// # Errors
+    /// As [`updates`](Self::updates).
+    pub fn attach<A: ProjectionAdapter + 'static>(
         &self,
         model: &mut Model,
         outline: &Outline,
@@ -99,7 +114,10 @@ impl LowRank<'_> {
 }
 
 /// Attaches what `adapter` makes to each of `targets`.
-pub(crate) fn attach<A: ProjectionAdapter + 'static>(
+///
+/// # Errors
+/// Where `adapter` has one.
+pub fn attach<A: ProjectionAdapter + 'static>(
     model: &mut Model,
     targets: &[&ProjectionInfo],
     mut adapter: impl FnMut(&mut Projection) -> Result<A, NotApplicable>,
@@ -109,7 +127,10 @@ pub(crate) fn attach<A: ProjectionAdapter + 'static>(
 }
 
 /// Attaches what `adapter` makes, with the rank and α of each, to each of `targets`.
-pub(crate) fn attach_ranked<A: ProjectionAdapter + 'static>(
+///
+/// # Errors
+/// Where `adapter` has one.
+pub fn attach_ranked<A: ProjectionAdapter + 'static>(
     model: &mut Model,
     targets: &[Ranked<'_>],
     adapter: impl FnMut(&mut Projection, Ranked<'_>) -> Result<A, NotApplicable>,
@@ -135,23 +156,27 @@ fn attach_each<T: Copy, A: ProjectionAdapter + 'static>(
 
 /// LoRA's tensors at one projection.
 #[derive(Module, Debug)]
-pub(crate) struct LoraAdapter {
-    pub(crate) lora_A: Linear,
-    pub(crate) lora_B: Linear,
+pub struct LoraAdapter {
+    /// `[in, r]`
+    pub lora_A: Linear,
+    /// `[r, out]`
+    pub lora_B: Linear,
+    /// The factor on the update.
     #[module(skip)]
-    pub(crate) scale: f64,
+    pub scale: f64,
+    /// Dropout on the input of the update.
     #[module(skip)]
-    pub(crate) dropout: f64,
+    pub dropout: f64,
 }
 
 impl LoraAdapter {
     /// The update of the weight, `[in, out]`.
-    pub(crate) fn update(&self) -> Tensor<2> {
+    pub fn update(&self) -> Tensor<2> {
         self.lora_A.weight.val().matmul(self.lora_B.weight.val()) * self.scale
     }
 
     /// The same with a bias of B, which starts at zero.
-    pub(crate) fn with_bias(mut self, init: &mut Initializer) -> Self {
+    pub fn with_bias(mut self, init: &mut Initializer) -> Self {
         let [_, output] = self.lora_B.weight.dims();
         self.lora_B.bias = Some(init.constant(0.0, [output]));
         self
@@ -163,7 +188,7 @@ impl LoraAdapter {
     }
 
     /// The update's part of the output; the input's dropout is applied here.
-    pub(crate) fn branch(&self, input: Tensor<3>, context: &Context) -> Tensor<3> {
+    pub fn branch(&self, input: Tensor<3>, context: &Context) -> Tensor<3> {
         let dropped = context.dropout(input, self.dropout);
         linear(self.lora_A.forward(dropped) * self.scale, self.lora_B.weight.val(), self.bias())
     }
@@ -293,7 +318,7 @@ impl<'a> PeftLora<'a> {
 }
 
 /// An `adapter_config.json` of PEFT's LoRA; a variant adds its options.
-pub(crate) fn lora_config(low_rank: &LowRank<'_>, outline: &Outline) -> Option<Value> {
+pub fn lora_config(low_rank: &LowRank<'_>, outline: &Outline) -> Option<Value> {
     Some(json!({
         "peft_type": "LORA",
         "r": low_rank.rank,

@@ -126,6 +126,14 @@ impl Method for VbLora {
         })
     }
 
+    fn kept_values(&self, name: &str, shape: &[usize]) -> usize {
+        let values: usize = shape.iter().product();
+        match name.contains("vblora_logits") {
+            true => values / self.num_vectors * (2 * self.topk - 1),
+            false => values,
+        }
+    }
+
     fn attach(
         &self,
         model: &mut Model,
