@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use peftlab_record::Record;
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// Significant digits of what was measured.
@@ -18,18 +19,23 @@ const ELSEWHERE: [&str; 5] = ["experiment", "label", "row", "schema", "warnings"
 /// a place in `of` and the number of successive runs that have that value. What is not set is `null`.
 pub(super) fn columns(records: &[&Record]) -> Value {
     let mut fields: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for (run, record) in records.iter().enumerate() {
+    let flat = |record: &&Record| {
         // a record is text, numbers and lists of these: it can be written
         let mut value = serde_json::to_value(record).unwrap_or_default();
         prune(&mut value);
         let mut flat = Vec::new();
         flatten("", value, &mut flat);
-        for (name, value) in flat {
+        flat
+    };
+    let flat: Vec<_> = records.par_iter().map(flat).collect();
+    for (run, fields_of) in flat.into_iter().enumerate() {
+        for (name, value) in fields_of {
             let column = fields.entry(name).or_insert_with(|| vec![Value::Null; records.len()]);
             column[run] = value;
         }
     }
-    fields.into_iter().map(|(name, values)| (name, column(values))).collect::<Map<_, _>>().into()
+    let columns: Vec<_> = fields.into_par_iter().map(|(name, values)| (name, column(values))).collect();
+    columns.into_iter().collect::<Map<_, _>>().into()
 }
 
 fn prune(record: &mut Value) {
@@ -56,9 +62,19 @@ fn round(value: &mut Value) {
 
 /// A number with some significant digits; `null` where it is none.
 pub(super) fn short(value: Option<f64>, digits: i32) -> Value {
-    let finite = value.filter(|value| value.is_finite());
-    let rounded = finite.and_then(|value| format!("{value:.*e}", digits as usize - 1).parse::<f64>().ok());
-    match rounded {
+    let rounded = |value: f64| {
+        if value == 0.0 {
+            return value;
+        }
+        let places = digits - 1 - value.abs().log10().floor() as i32;
+        // powers of ten are exact that far, so that the quotient is the nearest number to the short one
+        match places {
+            0..=22 => (value * 10f64.powi(places)).round() / 10f64.powi(places),
+            -22..0 => (value / 10f64.powi(-places)).round() * 10f64.powi(-places),
+            _ => value,
+        }
+    };
+    match value.filter(|value| value.is_finite()).map(rounded) {
         Some(value) if value.fract() == 0.0 && value.abs() < 1e15 => json!(value as i64),
         other => json!(other),
     }
@@ -104,15 +120,19 @@ fn column(values: Vec<Value>) -> Value {
     let mut known: HashMap<String, usize> = HashMap::new();
     let mut distinct = Vec::new();
     let mut places: Vec<usize> = Vec::new();
-    for value in &values {
+    for (run, value) in values.iter().enumerate() {
+        if run > 0
+            && values[run - 1] == *value
+            && let Some(count) = places.last_mut()
+        {
+            *count += 1;
+            continue;
+        }
         let place = *known.entry(value.to_string()).or_insert_with(|| {
             distinct.push(value.clone());
             distinct.len() - 1
         });
-        match places.last_chunk_mut::<2>() {
-            Some([last, count]) if *last == place => *count += 1,
-            _ => places.extend([place, 1]),
-        }
+        places.extend([place, 1]);
     }
     match distinct.len() {
         1 => json!({ "of": distinct }),
@@ -179,6 +199,10 @@ mod tests {
     fn numbers_are_short_and_whole_ones_stay_whole() {
         assert_eq!(short(Some(0.123_456_789), 6).to_string(), "0.123457");
         assert_eq!(short(Some(100.0), 6).to_string(), "100");
+        assert_eq!(short(Some(0.0), 6).to_string(), "0");
+        assert_eq!(short(Some(-0.000_123_456_789), 4).to_string(), "-0.0001235");
+        assert_eq!(short(Some(0.3 - 0.2), 4).to_string(), "0.1");
+        assert_eq!(short(Some(1_795_893_481.4), 4).to_string(), "1796000000");
         assert_eq!(short(Some(f64::NAN), 6), Value::Null);
     }
 }

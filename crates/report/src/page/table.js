@@ -79,7 +79,7 @@ page.table = (() => {
   }
 
   function name(row) {
-    return element("span", {}, page.swatch(row.family),
+    return element("span", { class: "name" }, page.swatch(row.family),
       element("button", { type: "button", class: "link", "aria-haspopup": "dialog", title: row.family, onclick: () => page.row.open(row) }, row.label));
   }
 
