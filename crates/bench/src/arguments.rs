@@ -2,6 +2,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use peftlab_harness::execute::Wanted;
+use peftlab_report::Options;
+
+use crate::terminal;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
@@ -26,6 +29,8 @@ pub(crate) enum Command {
         out: Option<PathBuf>,
         #[command(flatten)]
         wanted: WantedCells,
+        #[command(flatten)]
+        drawn: Drawn,
     },
     /// Show an experiment's grid with parameter counts; nothing is run.
     Plan {
@@ -39,6 +44,8 @@ pub(crate) enum Command {
     Report {
         /// The results folder.
         dir: PathBuf,
+        #[command(flatten)]
+        drawn: Drawn,
     },
     /// List what there is.
     List {
@@ -148,6 +155,30 @@ pub(crate) struct WantedCells {
 impl WantedCells {
     pub(crate) fn parsed(&self) -> Wanted {
         Wanted { methods: self.only.clone(), tasks: self.task.clone(), seeds: self.seed.clone() }
+    }
+}
+
+/// What of a table is shown, and in which order.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Drawn {
+    /// Sort rows by `score`, a task's name, `trained`, `memory`, `speed` or `label`: the best, the smallest, the fastest
+    /// first. Without it they stand as in the experiment.
+    #[arg(long, value_name = "KEY")]
+    sort: Option<String>,
+    /// Group rows by `family`.
+    #[arg(long, value_name = "BY")]
+    group: Option<String>,
+    /// The columns, in this order: `trained`, `percent`, `rate`, `mean`, `loss`, `merged`, `base`, `memory`, `speed`, `step`
+    /// and names of tasks.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    columns: Vec<String>,
+}
+
+impl Drawn {
+    /// For the terminal that there is.
+    pub(crate) fn options(&self) -> Options {
+        let Self { sort, group, columns } = self.clone();
+        Options { sort, group, columns, width: terminal::width() }
     }
 }
 

@@ -7,6 +7,7 @@ use peftlab_harness::exchange;
 use peftlab_harness::parity::{self, Verdict};
 use peftlab_harness::plan::{Cell, Plan};
 use peftlab_peft::Registry;
+use peftlab_report::Options;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
@@ -15,11 +16,11 @@ use crate::{Outcome, print, say};
 
 pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
     match command {
-        Command::Run { file, out, wanted } => {
-            crate::run::experiment(file, out.as_deref(), &wanted.parsed(), registry)
+        Command::Run { file, out, wanted, drawn } => {
+            crate::run::experiment(file, out.as_deref(), &wanted.parsed(), &drawn.options(), registry)
         }
         Command::Plan { file, json } => plan(file, *json, registry),
-        Command::Report { dir } => report(dir),
+        Command::Report { dir, drawn } => report(dir, &drawn.options()),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Check(check) => crate::check::check(check, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
@@ -111,8 +112,10 @@ fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn report(dir: &Path) -> Result<Outcome> {
-    print(peftlab_report::report(dir, &peftlab_report::Options::default())?.text);
+fn report(dir: &Path, options: &Options) -> Result<Outcome> {
+    let report = peftlab_report::report(dir, options)?;
+    warn(&report.warnings);
+    print(report.text);
     Ok(Outcome::Done)
 }
 

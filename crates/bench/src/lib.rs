@@ -8,6 +8,7 @@ mod device;
 mod docs;
 mod progress;
 mod run;
+mod terminal;
 
 use std::io::Write;
 use std::process::ExitCode;

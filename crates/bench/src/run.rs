@@ -9,6 +9,7 @@ use peftlab_harness::execute::{
 };
 use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
+use peftlab_report::Options;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -25,9 +26,12 @@ pub(crate) fn experiment(
     file: &Path,
     out: Option<&Path>,
     wanted: &Wanted,
+    options: &Options,
     registry: &Registry,
 ) -> Result<Outcome> {
     let plan = Plan::read(file, registry)?;
+    let tasks: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
+    options.check(&tasks)?;
     warn(&plan.all_warnings());
     let out = results_folder(out, &plan);
     let executor = Arc::new(Processes::new()?);
@@ -44,7 +48,7 @@ pub(crate) fn experiment(
         ));
         return Ok(Outcome::Interrupted);
     }
-    let report = peftlab_report::report(&out, &peftlab_report::Options::default())?;
+    let report = peftlab_report::report(&out, options)?;
     warn(&report.warnings);
     print(format!("\n{}", report.text));
     print(format!("Table, plots, records: {}", out.display()));
