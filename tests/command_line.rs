@@ -7,6 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{bench, experiment, text};
+use serde_json::{Value, json};
 
 const METHODS: &str =
     "[[method]]\nname = \"lora\"\nlabel = \"low rank\"\nrank = 2\n\n[[method]]\nname = \"bitfit\"\n";
@@ -54,4 +55,64 @@ fn a_report_is_sorted_grouped_and_has_the_columns_that_are_asked_for() {
     let fresh = ["run", file.to_str().unwrap(), "--out", "fresh", "--columns", "trained,nothing"];
     has(&refused(dir.path(), &fresh), &["--columns", "`nothing`", "sentiment"]);
     assert!(!dir.path().join("fresh").exists());
+}
+
+fn plan(dir: &Path, arguments: &[&str]) -> Value {
+    let arguments = [&["plan", "small.toml", "--out", "out", "--json"], arguments].concat();
+    let output = bench(dir, &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_plan_tells_what_a_run_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = experiment(dir.path(), "small", "[0, 1]", 6, METHODS);
+    let said = succeeded(dir.path(), &["plan", "small.toml", "--out", "out"]);
+    has(
+        &said,
+        &["4 cells: 0 done, 4 to run", "  4 new", "time: not known; `--time`", "batch", "rate", "low rank"],
+    );
+    assert!(!dir.path().join("out").exists());
+    // from a few steps of each row
+    let timed = plan(dir.path(), &["--time"]);
+    assert_eq!(timed["time"]["cells_without"], 0, "{timed}");
+    let total = timed["time"]["seconds"].as_f64().unwrap();
+    let cells = timed["cells"].as_array().unwrap();
+    let sum: f64 = cells.iter().map(|cell| cell["seconds"].as_f64().unwrap()).sum();
+    assert!(total > 0.0 && (total - sum).abs() < 1e-9, "{total} {sum}");
+
+    let before = timed["disk"]["more_bytes"].as_u64().unwrap();
+    succeeded(dir.path(), &["run", "small.toml", "--out", "out"]);
+    let done = plan(dir.path(), &[]);
+    assert_eq!(done["states"]["cells"], json!({ "count": 4, "done": 4, "to_run": {} }));
+    assert_eq!((&done["disk"]["more_bytes"], &done["time"]["seconds"]), (&json!(0), &Value::Null));
+    let there = done["disk"]["there_bytes"].as_u64().unwrap();
+    assert!(before > there / 2 && before < there * 2, "{before} bytes were foretold, and {there} are there");
+    let split = &done["splits"][0];
+    assert_eq!((&split["task"], &split["rows"]), (&json!("sentiment"), &json!(64)));
+
+    // another rate: the records of before tell the time
+    let toml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, toml.replace("1e-3", "2e-3").replace("steps = 6", "steps = 12")).unwrap();
+    let said = succeeded(dir.path(), &["plan", "small.toml", "--out", "out"]);
+    has(&said, &["4 cells: 0 done, 4 to run", "4 run again: learning_rate changed, steps changed"]);
+    has(&said, &["from 4 records of the same rows"]);
+    let changed = plan(dir.path(), &[]);
+    assert_eq!(changed["cells"][0]["state"], "run again: learning_rate changed, steps changed");
+}
+
+#[test]
+fn trials_and_the_cells_that_wait_for_them_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let methods = format!("[search]\nlearning_rate = [1e-3, 1e-2]\n\n{METHODS}");
+    experiment(dir.path(), "small", "[0, 1]", 2, &methods);
+    let planned = plan(dir.path(), &[]);
+    assert_eq!(planned["states"]["trials"], json!({ "count": 4, "done": 0, "to_run": { "new": 4 } }));
+    let waiting = json!({ "after the trials of their learning rates": 4 });
+    assert_eq!(planned["states"]["cells"], json!({ "count": 4, "done": 0, "to_run": waiting }));
+    succeeded(dir.path(), &["run", "small.toml", "--out", "out", "--only", "bitfit"]);
+    let planned = plan(dir.path(), &[]);
+    assert_eq!(planned["states"]["trials"]["done"], 2);
+    assert_eq!(planned["states"]["cells"]["done"], 2);
 }

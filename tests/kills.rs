@@ -35,7 +35,8 @@ fn at_work() -> Vec<(String, u32)> {
 
 fn signal(process: u32, name: &str) {
     // one that has ended meanwhile cannot be killed
-    let _ = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status();
+    let _ =
+        Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// What a rerun must give again, by identity.
@@ -105,8 +106,11 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
         for _ in 0..KILLS {
             runs.keep_going();
             std::thread::sleep(Duration::from_millis(rng.random_range(0..500)));
-            let cells: Vec<u32> =
-                at_work().into_iter().filter(|(cell, _)| ours.contains(cell)).map(|(_, process)| process).collect();
+            let cells: Vec<u32> = at_work()
+                .into_iter()
+                .filter(|(cell, _)| ours.contains(cell))
+                .map(|(_, process)| process)
+                .collect();
             let parents = runs.children.iter().flatten().map(Child::id);
             let all: Vec<u32> = parents.chain(cells).collect();
             let name = ["KILL", "TERM", "INT"][rng.random_range(0..3)];
@@ -135,7 +139,9 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
     assert!(claims <= expected.len(), "{claims} claims are left");
     let half_written = |folder: &str| {
         let names = std::fs::read_dir(dir.path().join("out").join(folder)).unwrap();
-        names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp")).count()
+        names
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp"))
+            .count()
     };
     println!("{} temporary files of killed writers are left in runs/", half_written("runs"));
 }
@@ -211,7 +217,9 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
 fn a_cells_process_holds_its_own_cell() {
     let dir = tempfile::tempdir().unwrap();
     let peak = |rows: usize, name: &str| {
-        let row = |i: usize| format!("[[method]]\nname = \"lora\"\nrank = 2\nlabel = \"row {i}\"\nalpha = {}\n", i + 1);
+        let row = |i: usize| {
+            format!("[[method]]\nname = \"lora\"\nrank = 2\nlabel = \"row {i}\"\nalpha = {}\n", i + 1)
+        };
         let methods: String = (0..rows).map(row).collect();
         let file = experiment(dir.path(), name, "[0]", 4, &methods);
         let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", name, "--only", "row 0"]);

@@ -319,7 +319,7 @@ fn a_cell_reads_its_own_task_alone() {
     let plan = bench(dir.path(), &["plan", file, "--json"]);
     let cells: Value = serde_json::from_slice(&plan.stdout).unwrap();
     let indices: Vec<u64> =
-        cells.as_array().unwrap().iter().map(|cell| cell["index"].as_u64().unwrap()).collect();
+        cells["cells"].as_array().unwrap().iter().map(|cell| cell["index"].as_u64().unwrap()).collect();
     assert_eq!(indices, [0, 1, 2, 3]);
     let output = bench(dir.path(), &["run", file, "--out", "out"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));

@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use peftlab_harness::execute::Wanted;
 use peftlab_report::Options;
 
+use crate::plan::PlanArguments;
 use crate::terminal;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
@@ -32,14 +33,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         drawn: Drawn,
     },
-    /// Show an experiment's grid with parameter counts; nothing is run.
-    Plan {
-        /// The experiment file.
-        file: PathBuf,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show what a run would do and take: data, rows, what is done and what is to run, disk and time. Nothing is run.
+    Plan(PlanArguments),
     /// Draw tables and plots from the records of a results folder.
     Report {
         /// The results folder.

@@ -5,7 +5,7 @@ use peftlab_backbones::BACKBONES;
 use peftlab_harness::device::OpenDevice;
 use peftlab_harness::exchange;
 use peftlab_harness::parity::{self, Verdict};
-use peftlab_harness::plan::{Cell, Plan};
+use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
 use peftlab_report::Options;
 use peftlab_tasks::TaskKind;
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Run { file, out, wanted, drawn } => {
             crate::run::experiment(file, out.as_deref(), &wanted.parsed(), &drawn.options(), registry)
         }
-        Command::Plan { file, json } => plan(file, *json, registry),
+        Command::Plan(arguments) => crate::plan::plan(arguments, registry),
         Command::Report { dir, drawn } => report(dir, &drawn.options()),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Check(check) => crate::check::check(check, registry),
@@ -60,56 +60,6 @@ pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
         say(format!("warning: {warning}"));
     }
-}
-
-fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
-    let plan = Plan::outline(file, registry)?;
-    warn(&plan.all_warnings());
-    if as_json {
-        let cells: Vec<&Cell> = plan.trials.iter().chain(&plan.cells).collect();
-        print(serde_json::to_string_pretty(&cells)?);
-        return Ok(Outcome::Done);
-    }
-    let experiment = &plan.experiment;
-    print(format!(
-        "{}: {}, {} cells = {} methods x {} tasks x {} seeds",
-        experiment.name,
-        plan.source.name,
-        plan.cells.len(),
-        experiment.methods.len(),
-        experiment.tasks.len(),
-        experiment.seeds.len(),
-    ));
-    if let Some((search, seed)) = plan.search() {
-        print(format!(
-            "{} trials before them, with seed {seed} = {} methods x {} tasks x {} learning rates",
-            plan.trials.len(),
-            experiment.methods.len(),
-            experiment.tasks.len(),
-            search.learning_rate.len(),
-        ));
-    }
-    for (task, data) in experiment.tasks.iter().zip(&plan.data) {
-        for split in &data.splits {
-            let dropped: u64 = split.dropped.iter().map(|(_, count)| count).sum();
-            print(format!(
-                "task {}, {}: {} rows, {} examples, {} tokens; {dropped} rows left out, {} examples cut",
-                task.name, split.name, split.rows, split.examples, split.tokens, split.cut
-            ));
-        }
-    }
-    print(format!(
-        "{:<28} {:<14} {:>14} {:>10} {:>8} {:>14} {:>7}",
-        "method", "task", "trained", "head", "%", "stored", "steps"
-    ));
-    for cell in plan.cells.iter().filter(|cell| cell.seed == experiment.seeds[0]) {
-        let p = &cell.parameters;
-        print(format!(
-            "{:<28} {:<14} {:>14} {:>10} {:>8.4} {:>14} {:>7}",
-            cell.label, cell.task, p.trained, p.head, p.percent, p.stored, cell.steps
-        ));
-    }
-    Ok(Outcome::Done)
 }
 
 fn report(dir: &Path, options: &Options) -> Result<Outcome> {

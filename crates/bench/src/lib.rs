@@ -6,6 +6,8 @@ mod check;
 mod commands;
 mod device;
 mod docs;
+mod format;
+mod plan;
 mod progress;
 mod run;
 mod terminal;

@@ -17,9 +17,9 @@ use crate::commands::warn;
 use crate::progress::Shown;
 use crate::{Outcome, print, say};
 
-/// The results folder of `plan`, where none is given.
-pub(crate) fn results_folder(out: Option<&Path>, plan: &Plan) -> PathBuf {
-    out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from)
+/// The results folder of the experiment `name`, where none is given.
+pub(crate) fn results_folder(out: Option<&Path>, name: &str) -> PathBuf {
+    out.map_or_else(|| Path::new("results").join(name), PathBuf::from)
 }
 
 pub(crate) fn experiment(
@@ -33,7 +33,7 @@ pub(crate) fn experiment(
     let tasks: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
     options.check(&tasks)?;
     warn(&plan.all_warnings());
-    let out = results_folder(out, &plan);
+    let out = results_folder(out, &plan.experiment.name);
     let executor = Arc::new(Processes::new()?);
     stop_at_signals(&executor)?;
     let outcome = run_grid(&plan, &out, wanted, &*executor, &mut Shown::new())?;
@@ -56,7 +56,7 @@ pub(crate) fn experiment(
 }
 
 /// At the first signal what runs is ended, and at the second this process, too.
-fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
+pub(crate) fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     let executor = Arc::clone(executor);
     std::thread::spawn(move || {
