@@ -116,3 +116,44 @@ fn trials_and_the_cells_that_wait_for_them_are_counted() {
     assert_eq!(planned["states"]["trials"]["done"], 2);
     assert_eq!(planned["states"]["cells"]["done"], 2);
 }
+
+#[test]
+fn a_folder_and_its_rows_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let methods = format!(
+        "{METHODS}\n[[method]]\nname = \"lora\"\nlabel = \"diverges\"\nrank = 3\ntraining = {{ learning_rate = 1e30 }}\n"
+    );
+    experiment(dir.path(), "small", "[0, 1]", 6, &methods);
+    let arguments =
+        ["run", "small.toml", "--out", "out", "--only", "lora", "--only", "bitfit", "--seed", "0"];
+    assert_eq!(bench(dir.path(), &arguments).status.code(), Some(1));
+    let folder = succeeded(dir.path(), &["show", "out"]);
+    has(
+        &folder,
+        &["6 cells: 2 done, 1 failed, 3 not run", "  bitfit on sentiment, seed 1", "on disk", " ago"],
+    );
+    has(&folder, &["failed:\n  diverges on sentiment, seed 0: ", "training diverged", "out/runs/diverges--"]);
+
+    let row = succeeded(dir.path(), &["show", "out", "low rank"]);
+    has(&row, &["low rank (lora)", "differs from other rows:\n  rank = 2", "sentiment     0  1e-3    done"]);
+    has(&row, &["accuracy 0.", "training loss on sentiment by step", "training.learning_rate = 0.001"]);
+    assert!(row.contains('⠀') && !row.contains("dropout"), "{row}");
+    // by the method's name, and by a record's file
+    let both = succeeded(dir.path(), &["show", "out", "lora"]);
+    has(&both, &["low rank (lora)", "diverges (lora)", "failed on sentiment, seed 0"]);
+    let record =
+        records(&dir.path().join("out")).into_iter().find(|name| name.starts_with("bitfit")).unwrap();
+    has(&succeeded(dir.path(), &["show", &format!("out/runs/{record}")]), &["bitfit (bitfit)", "settings:"]);
+    has(
+        &refused(dir.path(), &["show", "out", "nothing"]),
+        &["`nothing`", "`low rank`, `bitfit`, `diverges`"],
+    );
+    has(&refused(dir.path(), &["show", "nowhere"]), &["nowhere", "no results folder"]);
+}
+
+/// Names of the records in a results folder.
+fn records(out: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(out.join("runs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".json")).collect()
+}

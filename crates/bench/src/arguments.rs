@@ -42,6 +42,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         drawn: Drawn,
     },
+    /// Show what is done of a results folder and what failed, or what a row came to: settings, scores, losses.
+    Show {
+        /// The results folder, or a record in it.
+        dir: PathBuf,
+        /// A row by its label, the rows of a method by its name, or a record's file.
+        #[arg(value_name = "ROW")]
+        row: Option<String>,
+    },
     /// List what there is.
     List {
         /// What to list.

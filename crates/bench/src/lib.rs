@@ -9,7 +9,9 @@ mod docs;
 mod format;
 mod plan;
 mod progress;
+mod results;
 mod run;
+mod show;
 mod terminal;
 
 use std::io::Write;
