@@ -157,3 +157,40 @@ fn records(out: &Path) -> Vec<String> {
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".json")).collect()
 }
+
+#[test]
+fn records_are_removed_with_all_that_is_beside_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = finished(dir.path());
+    let runs = dir.path().join("out/runs");
+    let count = || std::fs::read_dir(&runs).unwrap().count();
+    let all = count();
+    assert_eq!(all, 4 * 5, "record, steps, predictions, validation, adapter");
+    // without a terminal it has to be told
+    has(&refused(dir.path(), &["rm", "out", "--only", "bitfit"]), &["remove 2 records (", "--yes"]);
+    has(
+        &refused(dir.path(), &["rm", "out", "--only", "bitfti", "--yes"]),
+        &["--only", "`bitfti`", "`bitfit`"],
+    );
+    has(&refused(dir.path(), &["rm", "out", "--yes"]), &["--only", "--stale"]);
+    has(&succeeded(dir.path(), &["rm", "out", "--failed", "--yes"]), &["nothing was removed"]);
+    assert_eq!(count(), all);
+    succeeded(dir.path(), &["rm", "out", "--only", "bitfit", "--seed", "1", "--yes"]);
+    assert_eq!(count(), all - 5);
+    let again = succeeded(dir.path(), &["run", "small.toml", "--out", "out"]);
+    has(&again, &["3 of 4 cells were done before"]);
+    // what the plan does not hold any more
+    let toml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, toml.replace("rank = 2", "rank = 3")).unwrap();
+    succeeded(dir.path(), &["run", "small.toml", "--out", "out"]);
+    assert_eq!(count(), 6 * 5);
+    has(
+        &succeeded(dir.path(), &["show", "out"]),
+        &["2 records of runs that the plan does not hold", "--stale"],
+    );
+    succeeded(dir.path(), &["rm", "out", "--stale", "--yes"]);
+    assert_eq!(count(), all);
+    let names = records(&dir.path().join("out"));
+    assert_eq!(names.iter().filter(|name| name.starts_with("low-rank")).count(), 2, "{names:?}");
+    has(&succeeded(dir.path(), &["run", "small.toml", "--out", "out"]), &["4 of 4 cells were done before"]);
+}

@@ -5,6 +5,7 @@ use peftlab_harness::execute::Wanted;
 use peftlab_report::Options;
 
 use crate::plan::PlanArguments;
+use crate::remove::RemoveArguments;
 use crate::terminal;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
@@ -50,6 +51,8 @@ pub(crate) enum Command {
         #[arg(value_name = "ROW")]
         row: Option<String>,
     },
+    /// Remove records from a results folder, with all that is beside them.
+    Rm(RemoveArguments),
     /// List what there is.
     List {
         /// What to list.

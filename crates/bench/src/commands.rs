@@ -22,6 +22,7 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         Command::Plan(arguments) => crate::plan::plan(arguments, registry),
         Command::Report { dir, drawn } => report(dir, &drawn.options()),
         Command::Show { dir, row } => crate::show::show(dir, row.as_deref()),
+        Command::Rm(arguments) => crate::remove::run(arguments),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Check(check) => crate::check::check(check, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),

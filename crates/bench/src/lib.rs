@@ -9,6 +9,7 @@ mod docs;
 mod format;
 mod plan;
 mod progress;
+mod remove;
 mod results;
 mod run;
 mod show;
