@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{bench, experiment, text};
+use common::{bench, experiment, root, text};
 use serde_json::{Value, json};
 
 const METHODS: &str =
@@ -193,4 +193,61 @@ fn records_are_removed_with_all_that_is_beside_them() {
     let names = records(&dir.path().join("out"));
     assert_eq!(names.iter().filter(|name| name.starts_with("low-rank")).count(), 2, "{names:?}");
     has(&succeeded(dir.path(), &["run", "small.toml", "--out", "out"]), &["4 of 4 cells were done before"]);
+}
+
+/// An experiment file that `bench init` writes for files of these names and contents.
+fn begun(files: &[(&str, &str)], model: Option<&str>) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("films");
+    std::fs::create_dir(&data).unwrap();
+    for (name, content) in files {
+        std::fs::write(data.join(name), content).unwrap();
+    }
+    let model = model.map(|model| root().join(model)).map(|path| path.to_str().unwrap().to_owned());
+    let arguments = ["init", "films"].into_iter().chain(model.iter().flat_map(|model| ["--model", model]));
+    succeeded(dir.path(), &arguments.collect::<Vec<_>>());
+    let text = std::fs::read_to_string(dir.path().join("films.toml")).unwrap();
+    (dir, text)
+}
+
+const FILMS: &str = "id\tsentence\tlabel\n1\ta good film\tpos\n2\ta bad film\tneg\n3\tnot bad\tpos\n";
+
+#[test]
+fn an_experiment_file_is_begun_for_a_folder_of_data() {
+    let hidden = "index\tsentence\n0\ta film\n";
+    let other = "id\tsentence\tlabel\n9\tanother film\tneg\n";
+    let files = [("train.tsv", FILMS), ("dev.tsv", other), ("test.tsv", hidden)];
+    let (dir, text) = begun(&files, Some("assets/bert-tiny"));
+    has(
+        &text,
+        &["kind = \"classification\"", "train = \"films/train.tsv\"", "validation = \"films/dev.tsv\""],
+    );
+    has(&text, &["columns = { text = \"sentence\" }", "labels = [\"neg\", \"pos\"]", "# not used: test.tsv"]);
+    has(&succeeded(dir.path(), &["plan", "films.toml"]), &["12 cells = 4 methods x 1 tasks x 3 seeds"]);
+    // it is not written over
+    has(&refused(dir.path(), &["init", "films"]), &["films.toml", "--out"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("films.toml")).unwrap(), text);
+
+    // one file, no model, numbers
+    let rows: String =
+        (0..20).map(|i| format!("{{\"text\": \"film {i}\", \"score\": {}.5}}\n", i % 5)).collect();
+    let (dir, text) = begun(&[("all.jsonl", &rows)], None);
+    has(
+        &text,
+        &["kind = \"regression\"", "take = 18", "skip = 18", "# source = \"..\"", "label = \"score\""],
+    );
+    let model = format!("source = {:?}", root().join("assets/bert-tiny").canonicalize().unwrap());
+    std::fs::write(dir.path().join("films.toml"), text.replace("# source = \"..\"", &model)).unwrap();
+    succeeded(dir.path(), &["plan", "films.toml"]);
+
+    let alpaca = "{\"instruction\": \"say yes\", \"input\": \"\", \"output\": \"yes\"}\n{\"instruction\": \"no\", \"output\": \"no\"}\n";
+    let (_, text) = begun(&[("train.jsonl", alpaca)], None);
+    has(&text, &["kind = \"instruction\"", "name = \"ia3\""]);
+    let chat = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n";
+    let (_, text) = begun(&[("train.jsonl", &chat.repeat(2))], None);
+    has(&text, &["template = \"chat\"", "columns = { messages = \"messages\" }"]);
+    let (_, text) = begun(&[("train.txt", "once upon a time"), ("valid.txt", "there was")], None);
+    has(&text, &["kind = \"causal-lm\"", "validation = \"films/valid.txt\""]);
+    let empty = tempfile::tempdir().unwrap();
+    has(&refused(empty.path(), &["init", "."]), &["holds no file of data"]);
 }

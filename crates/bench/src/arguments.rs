@@ -34,6 +34,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         drawn: Drawn,
     },
+    /// Write an experiment file for a folder of data, to begin with: finds splits, columns and classes.
+    Init {
+        /// The folder of TSV, CSV, JSON, JSON lines, Parquet or text files.
+        dir: PathBuf,
+        /// The model: a folder, a GGUF file, or hub:owner/name@revision.
+        #[arg(long, value_name = "M")]
+        model: Option<String>,
+        /// The file to write [default: the folder's name with .toml].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Show what a run would do and take: data, rows, what is done and what is to run, disk and time. Nothing is run.
     Plan(PlanArguments),
     /// Draw tables and plots from the records of a results folder.

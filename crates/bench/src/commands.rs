@@ -20,6 +20,9 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
             crate::run::experiment(file, out.as_deref(), &wanted.parsed(), &drawn.options(), registry)
         }
         Command::Plan(arguments) => crate::plan::plan(arguments, registry),
+        Command::Init { dir, model, out } => {
+            crate::init::run(dir, model.as_deref(), out.as_deref(), registry)
+        }
         Command::Report { dir, drawn } => report(dir, &drawn.options()),
         Command::Show { dir, row } => crate::show::show(dir, row.as_deref()),
         Command::Rm(arguments) => crate::remove::run(arguments),

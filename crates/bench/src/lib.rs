@@ -7,6 +7,7 @@ mod commands;
 mod device;
 mod docs;
 mod format;
+mod init;
 mod plan;
 mod progress;
 mod remove;
