@@ -251,3 +251,44 @@ fn an_experiment_file_is_begun_for_a_folder_of_data() {
     let empty = tempfile::tempdir().unwrap();
     has(&refused(empty.path(), &["init", "."]), &["holds no file of data"]);
 }
+
+#[test]
+fn a_run_says_as_much_as_it_is_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    experiment(dir.path(), "small", "[0, 1]", 3, METHODS);
+    let run = |out: &str, arguments: &[&str]| {
+        let output = bench(dir.path(), &[&["run", "small.toml", "--out", out], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // through a pipe, on the standard output
+    let usual = run("usual", &[]);
+    has(&usual, &["[1/4] ", "[4/4] ", ": accuracy 0.", "Table, plots, records"]);
+    assert!(!usual.contains("step 1/3"), "{usual}");
+    let verbose = run("verbose", &["-v"]);
+    for step in ["step 1/3", "step 3/3"] {
+        assert_eq!(verbose.matches(step).count(), 4, "{verbose}");
+    }
+    let quiet = run("quiet", &["--quiet"]);
+    assert!(quiet.trim_start().starts_with("small: bert-tiny") && !quiet.contains("[1/4]"), "{quiet}");
+    has(&refused(dir.path(), &["run", "small.toml", "-q", "-v"]), &["cannot be used with"]);
+}
+
+#[test]
+fn the_program_tells_what_it_is_and_what_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = succeeded(dir.path(), &["--version"]);
+    has(&version, &[&format!("bench {}", env!("CARGO_PKG_VERSION")), "\ncommit: ", "\nfeatures: "]);
+    assert_eq!(succeeded(dir.path(), &["-V"]).lines().count(), 1);
+    for (arguments, meant) in [
+        (&["repotr", "x"][..], "report"),
+        (&["run", "x.toml", "--ony", "a"], "--only"),
+        (&["list", "method"], "methods"),
+        (&["docs", "methods", "lroa"], "did you mean `lora`?"),
+    ] {
+        has(&refused(dir.path(), arguments), &[meant]);
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        has(&succeeded(dir.path(), &["completions", shell]), &["bench", "completions", "--columns"]);
+    }
+}

@@ -6,18 +6,36 @@ use peftlab_report::Options;
 
 use crate::plan::PlanArguments;
 use crate::remove::RemoveArguments;
-use crate::terminal;
+use crate::terminal::{self, Verbosity};
+use crate::version;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
 #[command(
     name = "bench",
     version,
+    long_version = version::long(),
     after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input, 130 stopped by a signal."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Say no more than warnings, errors and the table at the end.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say every step of every cell.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+impl Arguments {
+    pub(crate) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Usual,
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -141,6 +159,11 @@ pub(crate) enum Command {
     Cell {
         /// What it is called, for lists of processes.
         name: String,
+    },
+    /// Print what makes a shell complete this program's commands and options; load it as the shell's manual says.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
     /// Print a page: the keys of an experiment file, the fields of a record, or the methods with their settings.
     Docs {

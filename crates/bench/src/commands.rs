@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::CommandFactory;
 use peftlab_backbones::BACKBONES;
 use peftlab_harness::device::OpenDevice;
 use peftlab_harness::exchange;
@@ -11,7 +12,7 @@ use peftlab_report::Options;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
-use crate::arguments::{Command, Listing, Page};
+use crate::arguments::{Arguments, Command, Listing, Page};
 use crate::{Outcome, print, say};
 
 pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
@@ -53,6 +54,12 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         }
         Command::Allocate { device, bytes } => crate::device::allocate(device, *bytes),
         Command::Compare { ours, theirs } => crate::device::compare(ours, theirs.as_deref()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "bench", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
+            Ok(Outcome::Done)
+        }
         Command::Docs { page, name, write } => match (page, write) {
             (_, Some(root)) => crate::docs::write(root, registry),
             (page, None) => crate::docs::show(page.unwrap_or(Page::Experiment), name.as_deref(), registry),

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::commands::warn;
 use crate::progress::Shown;
+use crate::terminal::{self, Verbosity};
 use crate::{Outcome, print, say};
 
 /// The results folder of the experiment `name`, where none is given.
@@ -51,7 +52,9 @@ pub(crate) fn experiment(
     let report = peftlab_report::report(&out, options)?;
     warn(&report.warnings);
     print(format!("\n{}", report.text));
-    print(format!("Table, plots, records: {}", out.display()));
+    if terminal::verbosity() > Verbosity::Quiet {
+        print(format!("Table, plots, records: {}", out.display()));
+    }
     Ok(summary(&outcome, &out))
 }
 
