@@ -289,6 +289,6 @@ fn the_program_tells_what_it_is_and_what_was_meant() {
         has(&refused(dir.path(), arguments), &[meant]);
     }
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        has(&succeeded(dir.path(), &["completions", shell]), &["bench", "completions", "--columns"]);
+        has(&succeeded(dir.path(), &["completions", shell]), &["bench", "completions", "columns"]);
     }
 }

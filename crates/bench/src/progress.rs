@@ -1,6 +1,7 @@
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use peftlab_harness::execute::{Line, Progress, Stage, Why};
 use peftlab_harness::plan::Cell;
 use peftlab_record::{Record, Status};
@@ -20,14 +21,25 @@ pub(crate) struct Shown {
     later: usize,
     /// What another run works on.
     waiting: usize,
+    /// The cells that run, by identity.
+    running: HashMap<String, Running>,
     started: Instant,
     last_line: Instant,
 }
 
+/// A cell that runs.
+#[derive(Clone, Copy, Default)]
+struct Running {
+    /// The share of its steps that is done.
+    share: f64,
+    /// When its line was last drawn.
+    drawn: Option<Instant>,
+}
+
 /// Plain output says something about a long cell this often.
 const EVERY: Duration = Duration::from_secs(10);
-/// Times a second that the terminal is drawn anew: more flickers.
-const HERTZ: u8 = 4;
+/// The terminal is drawn anew no more often: that would flicker.
+const REDRAWN: Duration = Duration::from_millis(250);
 
 impl Shown {
     pub(crate) fn new() -> Self {
@@ -40,6 +52,7 @@ impl Shown {
             ended: 0,
             later: 0,
             waiting: 0,
+            running: HashMap::new(),
             started: Instant::now(),
             last_line: Instant::now(),
         }
@@ -68,18 +81,24 @@ impl Shown {
         format!("[{what}{}/{}] {}", self.ended, self.cells, name(cell))
     }
 
+    /// Draws how many cells have ended.
     fn show_total(&self) {
         let Some(bars) = &self.bars else { return };
-        bars.total.set_length(self.cells as u64);
-        bars.total.set_position(self.ended as u64);
-        bars.total.set_prefix(format!("{}/{}", self.ended, self.cells));
-        bars.total.set_message(format!("{} left", self.left()));
+        bars.total.update(|state| {
+            state.set_len(self.cells as u64);
+            state.set_pos(self.ended as u64);
+        });
+        self.show_left();
+    }
+
+    fn show_left(&self) {
+        let Some(bars) = &self.bars else { return };
+        bars.total.set_message(format!("{} of {}, {} left", self.ended, self.cells, self.left()));
     }
 
     /// Time left for the grid, if its cells take as long as those so far.
     fn left(&self) -> String {
-        let share = self.bars.as_ref().map_or(0.0, Bars::share);
-        let done = self.ended as f64 + share;
+        let done = self.ended as f64 + self.running.values().map(|cell| cell.share).sum::<f64>();
         if done < 0.05 {
             return "?".to_owned();
         }
@@ -90,6 +109,7 @@ impl Shown {
 
     fn end(&mut self, cell: &Cell) {
         self.ended += 1;
+        self.running.remove(&cell.identity);
         if let Some(bars) = &mut self.bars {
             bars.remove(cell);
         }
@@ -108,8 +128,8 @@ struct Bars {
 
 impl Bars {
     fn new() -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(HERTZ));
-        let total = all.add(ProgressBar::new(0).with_style(style("{prefix} [{bar:24}] {wide_msg}")));
+        let all = MultiProgress::new();
+        let total = all.add(ProgressBar::new(0).with_style(style("[{bar:24}] {wide_msg}")));
         Self { all, total, cells: Vec::new() }
     }
 
@@ -117,7 +137,7 @@ impl Bars {
     fn of(&mut self, cell: &Cell) -> &ProgressBar {
         let place = self.cells.iter().position(|(identity, _)| *identity == cell.identity);
         let place = place.unwrap_or_else(|| {
-            let bar = ProgressBar::new(cell.steps as u64).with_style(style("  {wide_msg}"));
+            let bar = ProgressBar::new(0).with_style(style("  {wide_msg}"));
             // above the total, which stays the last line
             self.cells.push((cell.identity.clone(), self.all.insert_before(&self.total, bar)));
             self.cells.len() - 1
@@ -129,12 +149,6 @@ impl Bars {
         if let Some(place) = self.cells.iter().position(|(identity, _)| *identity == cell.identity) {
             self.all.remove(&self.cells.remove(place).1);
         }
-    }
-
-    /// Cells' worth of the steps that those that run have done.
-    fn share(&self) -> f64 {
-        let one = |bar: &ProgressBar| bar.position() as f64 / bar.length().unwrap_or(1).max(1) as f64;
-        self.cells.iter().map(|(_, bar)| one(bar)).sum()
     }
 }
 
@@ -199,13 +213,16 @@ impl Progress for Shown {
 
     fn line(&mut self, cell: &Cell, line: &Line) {
         let Some(text) = words(line) else { return };
-        if let Some(bars) = &mut self.bars {
-            let bar = bars.of(cell);
-            if let Line::Step { step, .. } = line {
-                bar.set_position(*step);
-            }
-            bar.set_message(format!("{}: {text}", name(cell)));
-            self.show_total();
+        let running = self.running.entry(cell.identity.clone()).or_default();
+        if let Line::Step { step, steps, .. } = line {
+            running.share = *step as f64 / (*steps).max(1) as f64;
+        }
+        let due = running.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAWN);
+        if let Some(bars) = self.bars.as_mut().filter(|_| due) {
+            running.drawn = Some(Instant::now());
+            // what moves stands first: a long name is cut
+            bars.of(cell).set_message(format!("{text}: {}", name(cell)));
+            self.show_left();
         }
         let often = self.bars.is_none() && self.last_line.elapsed() >= EVERY;
         if self.verbosity == Verbosity::Verbose || often {
