@@ -248,6 +248,10 @@ fn an_experiment_file_is_begun_for_a_folder_of_data() {
     has(&text, &["template = \"chat\"", "columns = { messages = \"messages\" }"]);
     let (_, text) = begun(&[("train.txt", "once upon a time"), ("valid.txt", "there was")], None);
     has(&text, &["kind = \"causal-lm\"", "validation = \"films/valid.txt\""]);
+    // no data set is scored on another
+    let files = [("a-train.tsv", FILMS), ("b-train.tsv", FILMS), ("b-dev.tsv", other)];
+    let (_, text) = begun(&files, None);
+    has(&text, &["path = \"films/a-train.tsv\", skip = 2", "# not used: b-dev.tsv (of another data set)"]);
     let empty = tempfile::tempdir().unwrap();
     has(&refused(empty.path(), &["init", "."]), &["holds no file of data"]);
 }

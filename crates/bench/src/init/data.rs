@@ -42,6 +42,12 @@ const LABEL: [&str; 12] = [
 const INSTRUCTION: [&str; 4] = ["instruction", "prompt", "question", "query"];
 const OUTPUT: [&str; 6] = ["output", "response", "completion", "answer", "chosen", "target"];
 const MESSAGES: [&str; 3] = ["messages", "conversations", "conversation"];
+/// Words of files' names that name a split.
+const TRAIN: [&str; 2] = ["train", "training"];
+const VALIDATION: [&str; 5] = ["validation", "valid", "val", "dev", "eval"];
+const TEST: [&str; 1] = ["test"];
+/// Words of files' names that say nothing of what is in them.
+const NO_NAMES: [&str; 9] = ["of", "tsv", "csv", "jsonl", "ndjson", "json", "parquet", "txt", "gz"];
 /// What a classification has at most: more values are no classes.
 const MOST_CLASSES: usize = 200;
 
@@ -79,13 +85,19 @@ impl Found {
         }
         files.sort();
         let mut left_out = Vec::new();
-        let mut split = |words: &[&str]| {
-            let all: Vec<PathBuf> = files.iter().filter(|path| is_named(path, words)).cloned().collect();
-            parts(all, &mut left_out)
+        let split = |words: &[&str]| -> Vec<PathBuf> {
+            files.iter().filter(|path| is_named(path, words)).cloned().collect()
         };
-        let train = split(&["train", "training"]);
-        let validation = split(&["validation", "valid", "val", "dev", "eval"]);
-        let test = split(&["test"]);
+        let train = parts(split(&TRAIN), &mut left_out);
+        // what else a name says than its split must be the same: one data set is not scored on another
+        let own = train.as_ref().map_or(Vec::new(), |train| rest(&train.files[0]));
+        let mut beside = |words: &[&str]| {
+            let (same, other): (Vec<_>, Vec<_>) =
+                split(words).into_iter().partition(|path| own.is_empty() || rest(path) == own);
+            left_out.extend(other.iter().map(|path| format!("{} (of another data set)", shown(path))));
+            parts(same, &mut left_out)
+        };
+        let (validation, test) = (beside(&VALIDATION), beside(&TEST));
         let train = match (train, files.as_slice()) {
             (Some(train), _) => train,
             (None, [only]) => Split { files: vec![only.clone()] },
@@ -241,10 +253,21 @@ fn shown(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether one of `words` is a word of the file's name.
-fn is_named(path: &Path, words: &[&str]) -> bool {
+fn words(path: &Path) -> Vec<String> {
     let name = shown(path).to_lowercase();
-    name.split(|c: char| !c.is_alphanumeric()).any(|word| words.contains(&word))
+    name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether one of `named` is a word of the file's name.
+fn is_named(path: &Path, named: &[&str]) -> bool {
+    words(path).iter().any(|word| named.contains(&word.as_str()))
+}
+
+/// The words of a file's name that say of which data set it is.
+fn rest(path: &Path) -> Vec<String> {
+    let plain = [&TRAIN[..], &VALIDATION, &TEST, &NO_NAMES].concat();
+    let says = |word: &String| !plain.contains(&word.as_str()) && word.parse::<u64>().is_err();
+    words(path).into_iter().filter(says).collect()
 }
 
 /// The parts of one split, as the Hub numbers them; of other files the first.
