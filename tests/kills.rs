@@ -87,12 +87,13 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
     let ours: HashSet<String> = expected.keys().map(|identity| identity[..8].to_owned()).collect();
 
     // who works on a cell is looked at all the time
-    let (done, twice) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (done, twice, seen) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(HashSet::new()));
     let watch = || {
         while !done.load(Ordering::Relaxed) {
             let mut workers: HashMap<String, Vec<u32>> = HashMap::new();
             for (cell, process) in at_work().into_iter().filter(|(cell, _)| ours.contains(cell)) {
                 workers.entry(cell).or_default().push(process);
+                seen.lock().unwrap().insert(process);
             }
             twice.lock().unwrap().extend(workers.into_iter().filter(|(_, processes)| processes.len() > 1));
             std::thread::sleep(Duration::from_millis(5));
@@ -126,6 +127,8 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
         }
         done.store(true, Ordering::Relaxed);
     });
+    let seen = seen.into_inner().unwrap().len();
+    assert!(seen > KILLS / 4, "only {seen} processes of cells were seen: nothing was watched");
     let twice = twice.into_inner().unwrap();
     assert!(twice.is_empty(), "a cell ran twice at a time: {twice:?}");
     let last = bench(dir.path(), &["run", "killed.toml", "--out", "out"]);
