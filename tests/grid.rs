@@ -69,9 +69,7 @@ impl Executor for Mock {
 
 fn record(job: &Job) -> Value {
     let loss = (job.training.learning_rate.log10() + 2.0).abs();
-    let scores = |split: &str| {
-        json!([{ "metric": "accuracy", "value": if split == "test" { 0.5 } else { 0.9 - loss / 10.0 }, "items": 2 }])
-    };
+    let scores = |split: &str| json!([{ "metric": "accuracy", "value": if split == "test" { 0.5 } else { 0.9 - loss / 10.0 }, "items": 2 }]);
     let spread = json!({ "p10": 1.0, "median": 1.0, "p90": 1.0 });
     json!({
         "schema": 1, "experiment": job.experiment, "identity": job.identity, "inputs": job.inputs, "row": job.row,
@@ -162,7 +160,8 @@ impl Folder {
     fn data(&self, stem: &str, word: &str) {
         for (split, count) in [("train", 8), ("validation", 4), ("test", 4)] {
             let row = |i: usize| format!("{word} {split} {i}\t{}\n", if i % 2 == 0 { "bad" } else { "fine" });
-            let text: String = std::iter::once("text\tlabel\n".to_owned()).chain((0..count).map(row)).collect();
+            let text: String =
+                std::iter::once("text\tlabel\n".to_owned()).chain((0..count).map(row)).collect();
             std::fs::write(self.path(&format!("{stem}-{split}.tsv")), text).unwrap();
         }
     }
@@ -204,8 +203,13 @@ impl Folder {
 
     /// What runs after `edit`, which is undone: the folder is as it was, but for what was run.
     fn after(&mut self, edit: impl FnOnce(&mut Self)) -> (Vec<String>, Vec<String>) {
-        let kept =
-            (self.head.clone(), self.model.clone(), self.training.clone(), self.tasks.clone(), self.methods.clone());
+        let kept = (
+            self.head.clone(),
+            self.model.clone(),
+            self.training.clone(),
+            self.tasks.clone(),
+            self.methods.clone(),
+        );
         edit(self);
         let ran = self.run();
         (self.head, self.model, self.training, self.tasks, self.methods) = kept;
@@ -386,7 +390,8 @@ fn a_choice_of_a_rate_needs_all_trials() {
 fn a_failure_is_kept_with_all_that_was_said_and_run_again() {
     let folder = Folder::new();
     let cell = "bitfit on sentiment, 1".to_owned();
-    let mock = Mock { fail: vec![(cell.clone(), "index out of bounds, at a.rs:1:2".to_owned())], ..Mock::default() };
+    let mock =
+        Mock { fail: vec![(cell.clone(), "index out of bounds, at a.rs:1:2".to_owned())], ..Mock::default() };
     let (outcome, heard) = folder.run_with(&mock);
     assert_eq!((outcome.cells.failed, outcome.cells.open), (1, 0));
     assert_eq!(heard.failed, ["bitfit: index out of bounds, at a.rs:1:2"]);

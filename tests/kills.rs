@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{bench, experiment, text};
+use common::{bench, experiment, root, text};
 use peftlab_record::Record;
 use rand::{RngExt, SeedableRng};
 
@@ -35,7 +35,8 @@ fn at_work() -> Vec<(String, u32)> {
 
 fn signal(process: u32, name: &str) {
     // one that has ended meanwhile cannot be killed
-    let _ = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status();
+    let _ =
+        Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// What a rerun must give again, by identity.
@@ -106,8 +107,11 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
         for _ in 0..KILLS {
             runs.keep_going();
             std::thread::sleep(Duration::from_millis(rng.random_range(0..500)));
-            let cells: Vec<u32> =
-                at_work().into_iter().filter(|(cell, _)| ours.contains(cell)).map(|(_, process)| process).collect();
+            let cells: Vec<u32> = at_work()
+                .into_iter()
+                .filter(|(cell, _)| ours.contains(cell))
+                .map(|(_, process)| process)
+                .collect();
             let parents = runs.children.iter().flatten().map(Child::id);
             let all: Vec<u32> = parents.chain(cells).collect();
             let name = ["KILL", "TERM", "INT"][rng.random_range(0..3)];
@@ -138,7 +142,9 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
     assert!(claims <= expected.len(), "{claims} claims are left");
     let half_written = |folder: &str| {
         let names = std::fs::read_dir(dir.path().join("out").join(folder)).unwrap();
-        names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp")).count()
+        names
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".tmp"))
+            .count()
     };
     println!("{} temporary files of killed writers are left in runs/", half_written("runs"));
 }
@@ -196,6 +202,12 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(results(&dir.path().join("out")).len(), 4);
+    // whoever may read a file made here may read the adapters
+    let mode = |path: &Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
+    };
+    let files = std::fs::read_dir(dir.path().join("out/runs")).unwrap().map(|entry| entry.unwrap().path());
+    assert!(files.map(|path| mode(&path)).all(|found| found == mode(&file)), "modes differ");
     // another build of the program, with the same numerics
     std::fs::write(&file, good).unwrap();
     let mut other = std::fs::read(env!("CARGO_BIN_EXE_bench")).unwrap();
@@ -213,15 +225,29 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
 #[test]
 fn a_cells_process_holds_its_own_cell() {
     let dir = tempfile::tempdir().unwrap();
-    let peak = |rows: usize, name: &str| {
-        let row = |i: usize| format!("[[method]]\nname = \"lora\"\nrank = 2\nlabel = \"row {i}\"\nalpha = {}\n", i + 1);
+    let peak = |rows: usize, name: &str, more: &str| {
+        let row = |i: usize| {
+            format!("[[method]]\nname = \"lora\"\nrank = 2\nlabel = \"row {i}\"\nalpha = {}\n", i + 1)
+        };
         let methods: String = (0..rows).map(row).collect();
-        let file = experiment(dir.path(), name, "[0]", 4, &methods);
-        let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", name, "--only", "row 0"]);
+        let file = experiment(dir.path(), name, "[0]", 4, &format!("{more}{methods}"));
+        let arguments = ["run", file.to_str().unwrap(), "--out", name, "--only", "row 0", "--task", "sentiment"];
+        let output = bench(dir.path(), &arguments);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         let (_, record) = Record::read_folder(&dir.path().join(name).join("runs")).unwrap().remove(0);
         record.measured.unwrap().memory.host_allocated_peak.unwrap() as f64
     };
-    let (small, large) = (peak(2, "small"), peak(1000, "large"));
-    assert!((large / small - 1.0).abs() < 0.01, "{small} in a grid of 2, {large} in one of 1000");
+    let assets = root().join("assets/snippets").canonicalize().unwrap();
+    let other = |name: &str| {
+        format!(
+            "[[task]]\nname = \"{name}\"\nkind = \"regression\"\ntrain = \"{0}/rating-train.tsv\"\n\
+             validation = \"{0}/rating-test.tsv\"\n",
+            assets.display()
+        )
+    };
+    let alone = peak(2, "alone", "");
+    let others = [peak(1000, "rows", ""), peak(2, "tasks", &(other("a") + &other("b") + &other("c")))];
+    for peak in others {
+        assert!((peak / alone - 1.0).abs() < 0.01, "{alone} alone, {peak} among others");
+    }
 }

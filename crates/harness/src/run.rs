@@ -1,5 +1,7 @@
 //! One cell: from a plan to a record. It runs in a process of its own, so that its peak memory is its own.
 
+pub mod card;
+pub(crate) mod checks;
 mod record;
 
 use std::cell::RefCell;
@@ -19,18 +21,18 @@ use peftlab_record::{
 use peftlab_tasks::{Metric, Split, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
 
-use crate::adapter;
-use crate::attach::Attached;
-use crate::card::{
-    Difference, Rounding, check_count, check_merge, check_step_0, check_stored, without_updates,
-};
-use crate::checks::Held;
+use crate::device::gpu::Gpu;
 use crate::error::HarnessError;
 use crate::experiment::TrainingSpec;
-use crate::gpu::Gpu;
-use crate::loss::FirstToken;
+use crate::model::adapter;
+use crate::model::attach::Attached;
+use crate::model::source::TaskHead;
 use crate::plan::{Cell, Plan, check_memory};
-use crate::source::TaskHead;
+use crate::run::card::{
+    Difference, Rounding, check_count, check_merge, check_step_0, check_stored, without_updates,
+};
+use crate::run::checks::Held;
+use crate::train::loss::FirstToken;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
 pub use record::empty_record;

@@ -122,7 +122,9 @@ fn scores(runs: &[Run], metric: Option<Metric>, on_validation: bool) -> Result<S
     for (path, _, measured) in runs {
         let of_split: &[Score] = if on_validation { &measured.validation } else { &measured.test };
         let named = |score: &&Score| metric.is_none_or(|metric| score.metric == metric.name());
-        let Some(score) = of_split.iter().find(named).filter(|score| score.value.is_finite()) else { continue };
+        let Some(score) = of_split.iter().find(named).filter(|score| score.value.is_finite()) else {
+            continue;
+        };
         scores.values.push(score.value);
         if let Some(metric) = metric {
             found.extend(predictions::of_run(path, measured, on_validation, metric, score.items)?);

@@ -2,8 +2,8 @@ use std::path::PathBuf;
 
 use peftlab_metrics::{Metric, Predictions};
 use peftlab_record::{
-    Look, Memory, Parameters, PlannedMethod, Record, RecordError, Score, Status, Step, Time,
-    read_table, steps_path,
+    Look, Memory, Parameters, PlannedMethod, Record, RecordError, Score, Status, Step, Time, read_table,
+    steps_path,
 };
 
 use super::conditions::Conditions;

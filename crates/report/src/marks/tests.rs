@@ -17,7 +17,12 @@ fn marked(metric: Metric, methods: Vec<Vec<Predictions>>) -> Marks {
         Some(runs.iter().map(|run| value(metric, run)).sum::<f64>() / runs.len() as f64)
     };
     let means: Vec<Option<f64>> = methods.iter().map(mean).collect();
-    marks(Some(metric), metric.higher_is_better(), &means, &methods.iter().map(|runs| Some(runs.as_slice())).collect::<Vec<_>>())
+    marks(
+        Some(metric),
+        metric.higher_is_better(),
+        &means,
+        &methods.iter().map(|runs| Some(runs.as_slice())).collect::<Vec<_>>(),
+    )
 }
 
 #[test]

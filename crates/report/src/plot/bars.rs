@@ -5,8 +5,8 @@ use super::font;
 use super::frame::Axis;
 use super::scatter;
 use super::style::{self, BLACK, GREY, LIGHT, Looks, NORMAL, SMALL};
-use crate::grid::Grid;
 use crate::format::mebibytes;
+use crate::grid::Grid;
 
 /// Height of a bar with the room beside it.
 const STEP: f64 = 11.0;

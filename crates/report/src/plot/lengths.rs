@@ -7,8 +7,8 @@ use super::frame::{Axis, Frame};
 use super::place::{self, Block, Field, HEIGHT};
 use super::scatter;
 use super::style::{self, GREY, Looks, RADIUS, SMALL};
-use crate::grid::{Cell, Grid, Row, Task};
 use crate::format::grouped;
+use crate::grid::{Cell, Grid, Row, Task};
 
 /// Methods that have their names at the end of their lines; of more there is a list below.
 const NAMED: usize = 12;
