@@ -241,7 +241,7 @@ fn a_cells_process_holds_its_own_cell() {
     let other = |name: &str| {
         format!(
             "[[task]]\nname = \"{name}\"\nkind = \"regression\"\ntrain = \"{0}/rating-train.tsv\"\n\
-             validation = \"{0}/rating-test.tsv\"\n",
+             validation = \"{0}/rating-test.tsv\"\ncolumns = {{ label = \"rating\" }}\n",
             assets.display()
         )
     };

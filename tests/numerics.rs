@@ -83,7 +83,7 @@ fn who_changes_numbers_raises_a_version() {
     let some = ["full", "lora", "longlora", "prefix-tuning", "prompt-tuning", "houlsby", "qlora"];
     let rest = format!(
         "name = \"llama\"\ndevice = \"cpu\"\n[model]\nsource = \"{}\"\n[training]\nsteps = 3\nbatch_size = 4\n\
-         learning_rate = 1e-3\n[[task]]\nname = \"text\"\nkind = \"causal-lm\"\ntrain = {{ random_rows = 16 }}\n\
+         learning_rate = 1e-2\n[[task]]\nname = \"text\"\nkind = \"causal-lm\"\ntrain = {{ random_rows = 16 }}\n\
          validation = {{ random_rows = 8 }}\nmax_length = 16\n{}",
         base.display(),
         some.map(table).concat()

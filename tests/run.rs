@@ -141,7 +141,10 @@ fn records(out: &Path, folder: &str) -> Vec<(PathBuf, Value)> {
     };
     let mut all: Vec<(PathBuf, Value)> =
         Record::read_folder(&out.join(folder)).unwrap().into_iter().map(read).collect();
-    let rate = |record: &Value| record["settings"]["training"]["learning_rate"].as_f64().unwrap();
+    // a cell whose trials all failed has none
+    let rate = |record: &Value| {
+        record["settings"]["training"]["learning_rate"].as_f64().unwrap_or(f64::INFINITY)
+    };
     all.sort_by(|(_, a), (_, b)| {
         let key = |record: &Value| (record["row"].as_u64(), record["seed"].as_u64());
         key(a).cmp(&key(b)).then(rate(a).total_cmp(&rate(b)))
@@ -308,16 +311,19 @@ fn what_a_changed_experiment_made_before_is_kept_and_no_table_mixes_it_in() {
 #[test]
 fn a_cell_ends_with_the_grid_that_started_it() {
     let dir = tempfile::tempdir().unwrap();
-    let file = experiment(dir.path(), "left", "[0]", 100_000, "[[method]]\nname = \"bitfit\"\n");
+    // no other test's cell has its identity
+    let seed = format!("[{}]", std::process::id());
+    let file = experiment(dir.path(), "left", &seed, 100_000, "[[method]]\nname = \"bitfit\"\n");
     let plan = bench(dir.path(), &["plan", file.to_str().unwrap(), "--json"]);
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     let identity = plan.to_string().split("\"identity\":\"").nth(1).unwrap()[..8].to_owned();
-    let mut grid = Command::new(env!("CARGO_BIN_EXE_bench"))
+    let grid = Command::new(env!("CARGO_BIN_EXE_bench"))
         .args(["run", file.to_str().unwrap(), "--out", "out"])
         .current_dir(dir.path())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    let grid = Ended(grid);
     let cells = || {
         let found = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok).filter(|entry| {
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -336,9 +342,18 @@ fn a_cell_ends_with_the_grid_that_started_it() {
     if cfg!(target_os = "linux") {
         wait(1);
     }
-    grid.kill().unwrap();
-    grid.wait().unwrap();
+    drop(grid);
     wait(0);
+}
+
+/// A process that is killed when this is dropped, as a test that fails does, too.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
