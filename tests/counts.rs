@@ -13,7 +13,8 @@ use serde_json::Value;
 fn counts(file: &str) -> BTreeMap<String, u64> {
     let output = bench(&root(), &["plan", file, "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    let cells: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cells = plan["cells"].as_array().unwrap();
     cells
         .iter()
         .map(|cell| {
@@ -144,8 +145,8 @@ fn roberta_base() {
 fn totals_and_heads() {
     let of = |file: &str, key: &str| -> u64 {
         let output = bench(&root(), &["plan", file, "--json"]);
-        let cells: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-        cells[0]["parameters"][key].as_u64().unwrap()
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        plan["cells"][0]["parameters"][key].as_u64().unwrap()
     };
     assert_eq!(of("experiments/counts/llama-7b.toml", "base_total"), 6_738_415_616);
     assert_eq!(of("experiments/counts/roberta-base.toml", "base_total"), 124_647_170);

@@ -2,17 +2,40 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use peftlab_harness::execute::Wanted;
+use peftlab_report::Options;
+
+use crate::plan::PlanArguments;
+use crate::remove::RemoveArguments;
+use crate::terminal::{self, Verbosity};
+use crate::version;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
 #[command(
     name = "bench",
     version,
+    long_version = version::long(),
     after_help = "Exit codes: 0 done, 1 something measured failed, 2 wrong input, 130 stopped by a signal."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Say no more than warnings, errors and the table at the end.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say every step of every cell.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+impl Arguments {
+    pub(crate) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Usual,
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -26,20 +49,39 @@ pub(crate) enum Command {
         out: Option<PathBuf>,
         #[command(flatten)]
         wanted: WantedCells,
+        #[command(flatten)]
+        drawn: Drawn,
     },
-    /// Show an experiment's grid with parameter counts; nothing is run.
-    Plan {
-        /// The experiment file.
-        file: PathBuf,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
+    /// Write an experiment file for a folder of data, to begin with: finds splits, columns and classes.
+    Init {
+        /// The folder of TSV, CSV, JSON, JSON lines, Parquet or text files.
+        dir: PathBuf,
+        /// The model: a folder, a GGUF file, or hub:owner/name@revision.
+        #[arg(long, value_name = "M")]
+        model: Option<String>,
+        /// The file to write [default: the folder's name with .toml].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
+    /// Show what a run would do and take: data, rows, what is done and what is to run, disk and time. Nothing is run.
+    Plan(PlanArguments),
     /// Draw tables and plots from the records of a results folder.
     Report {
         /// The results folder.
         dir: PathBuf,
+        #[command(flatten)]
+        drawn: Drawn,
     },
+    /// Show what is done of a results folder and what failed, or what a row came to: settings, scores, losses.
+    Show {
+        /// The results folder, or a record in it.
+        dir: PathBuf,
+        /// A row by its label, the rows of a method by its name, or a record's file.
+        #[arg(value_name = "ROW")]
+        row: Option<String>,
+    },
+    /// Remove records from a results folder, with all that is beside them.
+    Rm(RemoveArguments),
     /// List what there is.
     List {
         /// What to list.
@@ -118,6 +160,11 @@ pub(crate) enum Command {
         /// What it is called, for lists of processes.
         name: String,
     },
+    /// Print what makes a shell complete this program's commands and options; load it as the shell's manual says.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Print a page: the keys of an experiment file, the fields of a record, or the methods with their settings.
     Docs {
         /// Which page.
@@ -148,6 +195,30 @@ pub(crate) struct WantedCells {
 impl WantedCells {
     pub(crate) fn parsed(&self) -> Wanted {
         Wanted { methods: self.only.clone(), tasks: self.task.clone(), seeds: self.seed.clone() }
+    }
+}
+
+/// What of a table is shown, and in which order.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Drawn {
+    /// Sort rows by `score`, a task's name, `trained`, `memory`, `speed` or `label`: the best, the smallest, the fastest
+    /// first. Without it they stand as in the experiment.
+    #[arg(long, value_name = "KEY")]
+    sort: Option<String>,
+    /// Group rows by `family`.
+    #[arg(long, value_name = "BY")]
+    group: Option<String>,
+    /// The columns, in this order: `trained`, `percent`, `rate`, `mean`, `loss`, `merged`, `base`, `memory`, `speed`, `step`
+    /// and names of tasks.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    columns: Vec<String>,
+}
+
+impl Drawn {
+    /// For the terminal that there is.
+    pub(crate) fn options(&self) -> Options {
+        let Self { sort, group, columns } = self.clone();
+        Options { sort, group, columns, width: terminal::width() }
     }
 }
 

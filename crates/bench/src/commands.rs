@@ -1,25 +1,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::CommandFactory;
 use peftlab_backbones::BACKBONES;
 use peftlab_harness::device::OpenDevice;
 use peftlab_harness::exchange;
 use peftlab_harness::parity::{self, Verdict};
-use peftlab_harness::plan::{Cell, Plan};
+use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
+use peftlab_report::Options;
 use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
-use crate::arguments::{Command, Listing, Page};
+use crate::arguments::{Arguments, Command, Listing, Page};
 use crate::{Outcome, print, say};
 
 pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
     match command {
-        Command::Run { file, out, wanted } => {
-            crate::run::experiment(file, out.as_deref(), &wanted.parsed(), registry)
+        Command::Run { file, out, wanted, drawn } => {
+            crate::run::experiment(file, out.as_deref(), &wanted.parsed(), &drawn.options(), registry)
         }
-        Command::Plan { file, json } => plan(file, *json, registry),
-        Command::Report { dir } => report(dir),
+        Command::Plan(arguments) => crate::plan::plan(arguments, registry),
+        Command::Init { dir, model, out } => {
+            crate::init::run(dir, model.as_deref(), out.as_deref(), registry)
+        }
+        Command::Report { dir, drawn } => report(dir, &drawn.options()),
+        Command::Show { dir, row } => crate::show::show(dir, row.as_deref()),
+        Command::Rm(arguments) => crate::remove::run(arguments),
         Command::List { what, json } => list(*what, *json, registry),
         Command::Check(check) => crate::check::check(check, registry),
         Command::Parity { dirs, device, json } => check_parity(dirs, device, *json, registry),
@@ -47,6 +54,12 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
         }
         Command::Allocate { device, bytes } => crate::device::allocate(device, *bytes),
         Command::Compare { ours, theirs } => crate::device::compare(ours, theirs.as_deref()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "bench", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
+            Ok(Outcome::Done)
+        }
         Command::Docs { page, name, write } => match (page, write) {
             (_, Some(root)) => crate::docs::write(root, registry),
             (page, None) => crate::docs::show(page.unwrap_or(Page::Experiment), name.as_deref(), registry),
@@ -61,58 +74,10 @@ pub(crate) fn warn(warnings: &[String]) {
     }
 }
 
-fn plan(file: &Path, as_json: bool, registry: &Registry) -> Result<Outcome> {
-    let plan = Plan::outline(file, registry)?;
-    warn(&plan.all_warnings());
-    if as_json {
-        let cells: Vec<&Cell> = plan.trials.iter().chain(&plan.cells).collect();
-        print(serde_json::to_string_pretty(&cells)?);
-        return Ok(Outcome::Done);
-    }
-    let experiment = &plan.experiment;
-    print(format!(
-        "{}: {}, {} cells = {} methods x {} tasks x {} seeds",
-        experiment.name,
-        plan.source.name,
-        plan.cells.len(),
-        experiment.methods.len(),
-        experiment.tasks.len(),
-        experiment.seeds.len(),
-    ));
-    if let Some((search, seed)) = plan.search() {
-        print(format!(
-            "{} trials before them, with seed {seed} = {} methods x {} tasks x {} learning rates",
-            plan.trials.len(),
-            experiment.methods.len(),
-            experiment.tasks.len(),
-            search.learning_rate.len(),
-        ));
-    }
-    for (task, data) in experiment.tasks.iter().zip(&plan.data) {
-        for split in &data.splits {
-            let dropped: u64 = split.dropped.iter().map(|(_, count)| count).sum();
-            print(format!(
-                "task {}, {}: {} rows, {} examples, {} tokens; {dropped} rows left out, {} examples cut",
-                task.name, split.name, split.rows, split.examples, split.tokens, split.cut
-            ));
-        }
-    }
-    print(format!(
-        "{:<28} {:<14} {:>14} {:>10} {:>8} {:>14} {:>7}",
-        "method", "task", "trained", "head", "%", "stored", "steps"
-    ));
-    for cell in plan.cells.iter().filter(|cell| cell.seed == experiment.seeds[0]) {
-        let p = &cell.parameters;
-        print(format!(
-            "{:<28} {:<14} {:>14} {:>10} {:>8.4} {:>14} {:>7}",
-            cell.label, cell.task, p.trained, p.head, p.percent, p.stored, cell.steps
-        ));
-    }
-    Ok(Outcome::Done)
-}
-
-fn report(dir: &Path) -> Result<Outcome> {
-    print(peftlab_report::report(dir, &peftlab_report::Options::default())?.text);
+fn report(dir: &Path, options: &Options) -> Result<Outcome> {
+    let report = peftlab_report::report(dir, options)?;
+    warn(&report.warnings);
+    print(report.text);
     Ok(Outcome::Done)
 }
 

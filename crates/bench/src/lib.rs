@@ -6,8 +6,16 @@ mod check;
 mod commands;
 mod device;
 mod docs;
+mod format;
+mod init;
+mod plan;
 mod progress;
+mod remove;
+mod results;
 mod run;
+mod show;
+mod terminal;
+mod version;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -55,6 +63,7 @@ impl Outcome {
 pub fn main(registry: &Registry) -> ExitCode {
     peftlab_meter::allocated::keep_freed();
     let arguments = Arguments::parse();
+    terminal::set_verbosity(arguments.verbosity());
     if matches!(arguments.command, Command::Run { .. }) && peftlab_meter::allocated::live().is_none() {
         say(NOT_COUNTED);
     }

@@ -9,27 +9,32 @@ use peftlab_harness::execute::{
 };
 use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
+use peftlab_report::Options;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::commands::warn;
 use crate::progress::Shown;
+use crate::terminal::{self, Verbosity};
 use crate::{Outcome, print, say};
 
-/// The results folder of `plan`, where none is given.
-pub(crate) fn results_folder(out: Option<&Path>, plan: &Plan) -> PathBuf {
-    out.map_or_else(|| Path::new("results").join(&plan.experiment.name), PathBuf::from)
+/// The results folder of the experiment `name`, where none is given.
+pub(crate) fn results_folder(out: Option<&Path>, name: &str) -> PathBuf {
+    out.map_or_else(|| Path::new("results").join(name), PathBuf::from)
 }
 
 pub(crate) fn experiment(
     file: &Path,
     out: Option<&Path>,
     wanted: &Wanted,
+    options: &Options,
     registry: &Registry,
 ) -> Result<Outcome> {
     let plan = Plan::read(file, registry)?;
+    let tasks: Vec<&str> = plan.experiment.tasks.iter().map(|task| task.name.as_str()).collect();
+    options.check(&tasks)?;
     warn(&plan.all_warnings());
-    let out = results_folder(out, &plan);
+    let out = results_folder(out, &plan.experiment.name);
     let executor = Arc::new(Processes::new()?);
     stop_at_signals(&executor)?;
     let outcome = run_grid(&plan, &out, wanted, &*executor, &mut Shown::new())?;
@@ -44,15 +49,17 @@ pub(crate) fn experiment(
         ));
         return Ok(Outcome::Interrupted);
     }
-    let report = peftlab_report::report(&out, &peftlab_report::Options::default())?;
+    let report = peftlab_report::report(&out, options)?;
     warn(&report.warnings);
     print(format!("\n{}", report.text));
-    print(format!("Table, plots, records: {}", out.display()));
+    if terminal::verbosity() > Verbosity::Quiet {
+        print(format!("Table, plots, records: {}", out.display()));
+    }
     Ok(summary(&outcome, &out))
 }
 
 /// At the first signal what runs is ended, and at the second this process, too.
-fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
+pub(crate) fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     let executor = Arc::clone(executor);
     std::thread::spawn(move || {

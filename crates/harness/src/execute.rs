@@ -5,6 +5,7 @@ mod claim;
 mod executor;
 mod job;
 mod process;
+mod remove;
 mod rescore;
 mod settle;
 mod store;
@@ -29,9 +30,10 @@ pub use executor::{Ended, Executor, Failure, Line};
 pub use job::Job;
 pub use process::Processes;
 pub(crate) use process::threads_here;
+pub use remove::{files, remove, running};
 pub use store::Why;
 pub(crate) use store::changed;
-pub use worker::{Worked, work};
+pub use worker::{Worked, said_path, work};
 
 /// The exit code of a cell's process that did nothing, for another one works on the cell.
 pub const CLAIMED: i32 = 75;

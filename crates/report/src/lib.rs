@@ -24,6 +24,7 @@ pub use compare::{compare_devices, compare_runs, device_table};
 use grid::Grid;
 use options::Columns;
 pub use options::Options;
+pub use text::table as text_table;
 
 /// What was drawn.
 #[derive(Clone, Debug)]

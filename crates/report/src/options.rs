@@ -57,6 +57,13 @@ impl Column {
         ("speed", Self::Speed),
         ("step", Self::Step),
     ];
+
+    fn named<T: AsRef<str>>(name: &str, tasks: &[T]) -> Result<Self, ReportError> {
+        let known = Self::NAMED.iter().find(|(known, _)| *known == name).map(|(_, column)| *column);
+        let task = || tasks.iter().position(|task| task.as_ref() == name).map(Self::Task);
+        let all = || Self::NAMED.iter().map(|(name, _)| *name).chain(tasks.iter().map(AsRef::as_ref));
+        known.or_else(task).ok_or_else(|| unknown("columns", name, all()))
+    }
 }
 
 /// The columns that a table shows beside the label, and whether its rows stand by family.
@@ -70,21 +77,14 @@ pub(crate) struct Columns {
 
 impl Columns {
     pub(crate) fn new(options: &Options, grid: &Grid) -> Result<Self, ReportError> {
-        let by_family = match options.group.as_deref() {
-            None => false,
-            Some("family") => true,
-            Some(other) => return Err(unknown("group", other, ["family".to_owned()].into_iter())),
-        };
+        let tasks = names(grid);
+        options.check(&tasks)?;
+        let by_family = options.group.is_some();
         if options.columns.is_empty() {
             return Ok(Self { shown: usual(grid), chosen: false, by_family });
         }
-        let named = |name: &String| {
-            let task = grid.tasks.iter().position(|task| task.name == *name).map(Column::Task);
-            let known = Column::NAMED.iter().find(|(known, _)| known == name).map(|(_, column)| *column);
-            let all = || Column::NAMED.iter().map(|(name, _)| (*name).to_owned()).chain(names(grid));
-            known.or(task).ok_or_else(|| unknown("columns", name, all()))
-        };
-        let shown: Result<Vec<Column>, ReportError> = options.columns.iter().map(named).collect();
+        let shown: Result<Vec<Column>, ReportError> =
+            options.columns.iter().map(|name| Column::named(name, &tasks)).collect();
         Ok(Self { shown: shown?, chosen: true, by_family })
     }
 }
@@ -104,20 +104,37 @@ fn usual(grid: &Grid) -> Vec<Column> {
     columns
 }
 
-fn names(grid: &Grid) -> impl Iterator<Item = String> {
-    grid.tasks.iter().map(|task| task.name.clone())
+fn names(grid: &Grid) -> Vec<String> {
+    grid.tasks.iter().map(|task| task.name.clone()).collect()
 }
 
-fn unknown(option: &'static str, value: &str, known: impl Iterator<Item = String>) -> ReportError {
+fn unknown<'a>(option: &'static str, value: &str, known: impl Iterator<Item = &'a str>) -> ReportError {
     let known = known.collect::<Vec<_>>().join(", ");
     ReportError::Option { option, value: value.to_owned(), known }
 }
 
 impl Options {
+    /// Whether everything that is named can be had of a table with these tasks: to be asked before the table is made, which
+    /// may take days.
+    ///
+    /// # Errors
+    /// Where something cannot; with what can.
+    pub fn check<T: AsRef<str>>(&self, tasks: &[T]) -> Result<(), ReportError> {
+        if let Some(other) = self.group.as_deref().filter(|group| *group != "family") {
+            return Err(unknown("group", other, ["family"].into_iter()));
+        }
+        for name in &self.columns {
+            Column::named(name, tasks)?;
+        }
+        self.sort.iter().try_for_each(|sort| Sort::new(sort, tasks).map(|_| ()))
+    }
+
     /// Brings the rows of `grid` into the order that is asked for.
     pub(crate) fn arrange(&self, grid: &mut Grid) -> Result<(), ReportError> {
         if let Some(sort) = self.sort.as_deref() {
-            let key = Sort::new(sort, grid)?;
+            let key = Sort::new(sort, &names(grid))?;
+            // without a mean over tasks there is one task that the table is about
+            let key = if matches!(key, Sort::Mean) && !grid.has_mean() { Sort::Task(0) } else { key };
             let tasks = std::mem::take(&mut grid.tasks);
             let values = |row: &Row| key.of(row, &tasks);
             match key {
@@ -154,19 +171,18 @@ enum Sort {
 }
 
 impl Sort {
-    fn new(name: &str, grid: &Grid) -> Result<Self, ReportError> {
+    fn new<T: AsRef<str>>(name: &str, tasks: &[T]) -> Result<Self, ReportError> {
         Ok(match name {
-            "score" if grid.has_mean() => Self::Mean,
-            "score" => Self::Task(0),
+            "score" => Self::Mean,
             "trained" => Self::Trained,
             "memory" => Self::Memory,
             "speed" => Self::Speed,
             "label" => Self::Label,
-            name => match grid.tasks.iter().position(|task| task.name == name) {
+            name => match tasks.iter().position(|task| task.as_ref() == name) {
                 Some(task) => Self::Task(task),
                 None => {
-                    let fixed = ["score", "trained", "memory", "speed", "label"].map(str::to_owned);
-                    return Err(unknown("sort", name, fixed.into_iter().chain(names(grid))));
+                    let fixed = ["score", "trained", "memory", "speed", "label"].into_iter();
+                    return Err(unknown("sort", name, fixed.chain(tasks.iter().map(AsRef::as_ref))));
                 }
             },
         })

@@ -7,7 +7,7 @@ const LEAST: u16 = 12;
 
 /// A table of `lines` below `header`, the first `names` columns flush left and the others right. It is at most `width`
 /// characters wide, where there is one: what is too long goes on in the next line.
-pub(crate) fn table(
+pub fn table(
     header: &[String],
     lines: impl IntoIterator<Item = Vec<String>>,
     names: usize,

@@ -8,6 +8,7 @@ mod encode;
 mod instructions;
 mod labels;
 mod leakage;
+mod look;
 mod random;
 mod read;
 mod running_text;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use batch::{Batch, BatchTargets, collate, epoch_order, eval_order};
 pub use counts::SplitCounts;
 pub use encode::{Encoder, EndOfText};
+pub use look::{Look, is_data_file, look};
 pub use peftlab_metrics::{Metric, Predictions, Scored, score};
 pub use spec::{Column, Columns, SplitSpec, TaskKind, TaskSpec, Template, TooLong};
 

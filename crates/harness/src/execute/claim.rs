@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::HarnessError;
 
 /// The folder of a results folder that holds what is claimed at the moment.
-const CLAIMS: &str = "claims";
+pub(super) const CLAIMS: &str = "claims";
 
 /// A cell that this process alone works on, until this is dropped or the process ends.
 #[derive(Debug)]

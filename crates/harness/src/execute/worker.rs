@@ -52,7 +52,7 @@ pub fn work(registry: &Registry, line: &mut dyn FnMut(&Line)) -> Result<Worked, 
 }
 
 /// What a cell that failed said on its standard error, beside its record.
-pub(super) fn said_path(record: &Path) -> PathBuf {
+pub fn said_path(record: &Path) -> PathBuf {
     record.with_extension("stderr.txt")
 }
 

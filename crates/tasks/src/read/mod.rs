@@ -8,6 +8,8 @@ mod shards;
 mod table;
 mod thrift;
 
+pub(crate) use self::parquet::columns as parquet_columns;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +102,16 @@ pub(crate) fn read_split(
         warnings.push(format!("{name}: take = {take}, but {path} has only {left} rows after skip = {skip}"));
     }
     Ok(Rows { files, warnings })
+}
+
+/// Every row of the file at `path`.
+pub(crate) fn rows_of(task: &TaskSpec, path: &Path) -> Result<Vec<Row>, TaskError> {
+    Reader { task, path }.read(&mut Vec::new())
+}
+
+/// Whether a file is of a kind that can be read, by its name.
+pub(crate) fn is_data(path: &Path) -> bool {
+    kind(path).is_some()
 }
 
 struct Reader<'a> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use parquet::basic::Compression;
@@ -16,6 +17,21 @@ use super::bytes::MOST_UNPACKED;
 use super::{Reader, Row, pages};
 use crate::TaskError;
 use crate::spec::Column;
+
+/// Names of the columns of the file at `path`.
+pub(crate) fn columns(path: &Path) -> Result<Vec<String>, TaskError> {
+    let error =
+        |what: String| TaskError::new("look", path, format!("is no Parquet file that can be read: {what}"));
+    let read = || -> Result<Vec<String>, String> {
+        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        pages::check_footer(&mut file)?;
+        let reader = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
+        let schema = reader.metadata().file_metadata().schema();
+        Ok(schema.get_fields().iter().map(|field| field.name().to_owned()).collect())
+    };
+    // the library panics on some files that are none
+    guarded(read).map_err(error)?.map_err(error)
+}
 
 impl Reader<'_> {
     pub(super) fn parquet(&self) -> Result<Vec<Row>, TaskError> {
