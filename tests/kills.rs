@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{bench, experiment, text};
+use common::{bench, experiment, root, text};
 use peftlab_record::Record;
 use rand::{RngExt, SeedableRng};
 
@@ -88,12 +88,13 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
     let ours: HashSet<String> = expected.keys().map(|identity| identity[..8].to_owned()).collect();
 
     // who works on a cell is looked at all the time
-    let (done, twice) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (done, twice, seen) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(HashSet::new()));
     let watch = || {
         while !done.load(Ordering::Relaxed) {
             let mut workers: HashMap<String, Vec<u32>> = HashMap::new();
             for (cell, process) in at_work().into_iter().filter(|(cell, _)| ours.contains(cell)) {
                 workers.entry(cell).or_default().push(process);
+                seen.lock().unwrap().insert(process);
             }
             twice.lock().unwrap().extend(workers.into_iter().filter(|(_, processes)| processes.len() > 1));
             std::thread::sleep(Duration::from_millis(5));
@@ -130,6 +131,8 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
         }
         done.store(true, Ordering::Relaxed);
     });
+    let seen = seen.into_inner().unwrap().len();
+    assert!(seen > KILLS / 4, "only {seen} processes of cells were seen: nothing was watched");
     let twice = twice.into_inner().unwrap();
     assert!(twice.is_empty(), "a cell ran twice at a time: {twice:?}");
     let last = bench(dir.path(), &["run", "killed.toml", "--out", "out"]);
@@ -199,6 +202,12 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(results(&dir.path().join("out")).len(), 4);
+    // whoever may read a file made here may read the adapters
+    let mode = |path: &Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
+    };
+    let files = std::fs::read_dir(dir.path().join("out/runs")).unwrap().map(|entry| entry.unwrap().path());
+    assert!(files.map(|path| mode(&path)).all(|found| found == mode(&file)), "modes differ");
     // another build of the program, with the same numerics
     std::fs::write(&file, good).unwrap();
     let mut other = std::fs::read(env!("CARGO_BIN_EXE_bench")).unwrap();
@@ -216,17 +225,29 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
 #[test]
 fn a_cells_process_holds_its_own_cell() {
     let dir = tempfile::tempdir().unwrap();
-    let peak = |rows: usize, name: &str| {
+    let peak = |rows: usize, name: &str, more: &str| {
         let row = |i: usize| {
             format!("[[method]]\nname = \"lora\"\nrank = 2\nlabel = \"row {i}\"\nalpha = {}\n", i + 1)
         };
         let methods: String = (0..rows).map(row).collect();
-        let file = experiment(dir.path(), name, "[0]", 4, &methods);
-        let output = bench(dir.path(), &["run", file.to_str().unwrap(), "--out", name, "--only", "row 0"]);
+        let file = experiment(dir.path(), name, "[0]", 4, &format!("{more}{methods}"));
+        let arguments = ["run", file.to_str().unwrap(), "--out", name, "--only", "row 0", "--task", "sentiment"];
+        let output = bench(dir.path(), &arguments);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         let (_, record) = Record::read_folder(&dir.path().join(name).join("runs")).unwrap().remove(0);
         record.measured.unwrap().memory.host_allocated_peak.unwrap() as f64
     };
-    let (small, large) = (peak(2, "small"), peak(1000, "large"));
-    assert!((large / small - 1.0).abs() < 0.01, "{small} in a grid of 2, {large} in one of 1000");
+    let assets = root().join("assets/snippets").canonicalize().unwrap();
+    let other = |name: &str| {
+        format!(
+            "[[task]]\nname = \"{name}\"\nkind = \"regression\"\ntrain = \"{0}/rating-train.tsv\"\n\
+             validation = \"{0}/rating-test.tsv\"\ncolumns = {{ label = \"rating\" }}\n",
+            assets.display()
+        )
+    };
+    let alone = peak(2, "alone", "");
+    let others = [peak(1000, "rows", ""), peak(2, "tasks", &(other("a") + &other("b") + &other("c")))];
+    for peak in others {
+        assert!((peak / alone - 1.0).abs() < 0.01, "{alone} alone, {peak} among others");
+    }
 }

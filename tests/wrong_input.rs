@@ -74,6 +74,13 @@ fn settings() {
         |_, t| t.replace("take = 64", "tkae = 64"),
         &["wrong.toml:16:", "`train`", "path = ", "random_rows"],
     );
+    for name in [".", ".."] {
+        let named = |t: String| {
+            let first = t.lines().next().unwrap().to_owned();
+            t.replacen(&first, &format!("name = \"{name}\""), 1)
+        };
+        refused(|_, t| named(t), &["names the results folder", "not `.` alone"]);
+    }
     refused(|_, t| t + "label = \"++\"\n", &["the label `++` stands in names of files"]);
     // one's records would take the other's place
     let second = |name: &'static str| {
@@ -83,7 +90,7 @@ fn settings() {
             t.replace("name = \"sentiment\"", "name = \"a b\"") + &task.replace("\"sentiment\"", name)
         }
     };
-    refused(second("\"a/b\""), &["`a b` and `a/b`", "give one another name"]);
+    refused(second("\"a b\""), &["two tasks are named `a b`", "give each its own name"]);
     refused(second("\"\""), &["the task `` stands in names of files"]);
     // its projected weights would be AdamW's all the same
     refused(

@@ -1,5 +1,8 @@
 //! Devices by the names that experiment files use.
 
+pub(crate) mod gpu;
+pub mod probe;
+
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;

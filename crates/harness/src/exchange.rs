@@ -12,16 +12,16 @@ use peftlab_peft::{Described, DynMethod, Outline, Registry};
 use peftlab_record::{Record, Score, Status};
 use serde_json::Value;
 
-use crate::adapter;
-use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::execute::changed;
 use crate::experiment::{MethodSpec, WeightsSpec};
-use crate::labels::Order;
+use crate::model::adapter;
+use crate::model::attach::Attached;
+use crate::model::labels::Order;
+use crate::model::source::TaskHead;
+use crate::model::untied::unties;
 use crate::plan::{Cell, Plan, check_length, check_memory};
 use crate::run::{Scorer, TEST, VALIDATION};
-use crate::source::TaskHead;
-use crate::untied::unties;
 
 /// Writes the adapter of the run whose record is at `record` into the folder `out`. Gives what a reader of the adapter
 /// should know; a sentence each.
@@ -103,11 +103,20 @@ fn in_order(order: &Order, classes: &[String]) -> String {
 }
 
 /// The cell whose adapter the record's is: of the same method on the same model, with the same head, whatever the labels.
+/// How the classes are called in the model's config.json may be said afterwards.
 fn cell_of<'p>(plan: &'p Plan, record: &Record) -> Option<&'p Cell> {
-    let parts = ["/method", "/model", "/task/kind", "/task/classes"];
+    let parts = ["/method", "/model/weights", "/model/dtype", "/task/kind", "/task/classes"];
+    let config = |inputs: &Value| {
+        let mut config = inputs["model"]["config"].clone();
+        if let Some(config) = config.as_object_mut() {
+            config.retain(|key, _| key != "id2label" && key != "label2id");
+        }
+        config
+    };
     let same = |cell: &&Cell| {
         cell.seed == record.seed
             && parts.iter().all(|part| cell.inputs.pointer(part) == record.inputs.pointer(part))
+            && config(&cell.inputs) == config(&record.inputs)
     };
     plan.cells.iter().find(same)
 }

@@ -18,13 +18,13 @@ use peftlab_peft::{Course, DynMethod, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::adapter;
-use crate::attach::Attached;
 use crate::error::{HarnessError, read_json};
 use crate::experiment::TrainingSpec;
-use crate::loss::{FirstToken, Targets, loss};
+use crate::model::adapter;
+use crate::model::attach::Attached;
 use crate::optimizer::OptimizerSpec;
-use crate::step::Stepper;
+use crate::train::loss::{FirstToken, Targets, loss};
+use crate::train::step::Stepper;
 
 #[derive(Deserialize)]
 struct Bundle {

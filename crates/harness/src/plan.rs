@@ -10,13 +10,13 @@ use peftlab_peft::Registry;
 use peftlab_record::{Manifest, Parameters, PlannedCell, PlannedMethod, PlannedTask, SCHEMA};
 use peftlab_tasks::{Encoder, TaskData, TaskSpec};
 
-use crate::attach::parameters;
 use crate::device::OpenDevice;
 use crate::error::HarnessError;
 use crate::experiment::{Experiment, MethodSpec, SearchSpec};
+use crate::model::attach::parameters;
+use crate::model::source::{ModelSource, TaskHead};
+use crate::model::special::end_of_text;
 use crate::optimizer::OptimizerSpec;
-use crate::source::{ModelSource, TaskHead};
-use crate::special::end_of_text;
 
 pub use cell::{Cell, NUMERICS};
 pub(crate) use sizes::{check_length, check_memory};

@@ -1,99 +1,41 @@
 //! One cell: from a plan to a record. It runs in a process of its own, so that its peak memory is its own.
 
+pub mod card;
+pub(crate) mod checks;
+mod record;
+
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use peftlab_layers::params::{self, ParamInfo};
+use peftlab_layers::params::{self, HostTensor};
 use peftlab_layers::{Mode, Model, Output};
 use peftlab_meter::{Timeline, TimelineSummary, percentile};
-use peftlab_peft::{DynMethod, MergeKind};
+use peftlab_peft::{DynMethod, Identity, MergeKind, Outline};
 use peftlab_record::{
-    Checks, Environment, Look, Measured, Memory, MergedLoss, ModelInfo, Record, SCHEMA, Score, SplitInfo,
-    Spread, Status, Step, TaskInfo, Time, Training, predictions_path, steps_path,
-    validation_predictions_path, write_table,
+    Checks, Look, Measured, Memory, MergedLoss, Record, Score, Spread, Status, Step, Time, Training,
+    predictions_path, steps_path, validation_predictions_path, write_table,
 };
-use peftlab_tasks::{Metric, Split, SplitCounts, TaskData, TaskSpec, score};
+use peftlab_tasks::{Metric, Split, TaskData, TaskSpec, score};
 use sha2::{Digest, Sha256};
 
-use crate::adapter;
-use crate::attach::Attached;
-use crate::checks::Held;
+use crate::device::gpu::Gpu;
 use crate::error::HarnessError;
-use crate::experiment::{DtypeSpec, TrainingSpec};
-use crate::gpu::Gpu;
-use crate::loss::FirstToken;
+use crate::experiment::TrainingSpec;
+use crate::model::adapter;
+use crate::model::attach::Attached;
+use crate::model::source::TaskHead;
 use crate::plan::{Cell, Plan, check_memory};
-use crate::source::TaskHead;
+use crate::run::card::{
+    Difference, Rounding, check_count, check_merge, check_step_0, check_stored, without_updates,
+};
+use crate::run::checks::Held;
+use crate::train::loss::FirstToken;
 use crate::train::{Evaluation, Event, Feeder, History, Trainer, evaluate};
 
-/// The record of `cell` with nothing measured: what a run that did not end well leaves, too.
-pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
-    let data = &plan.data[cell.task_index];
-    let metric = data.metrics[0];
-    Record {
-        schema: SCHEMA,
-        experiment: plan.experiment.name.clone(),
-        identity: cell.identity.clone(),
-        inputs: cell.inputs.clone(),
-        row: plan.origin.row + cell.row,
-        label: cell.label.clone(),
-        method: cell.method.clone(),
-        family: plan.experiment.methods[cell.row].method.card().family.name().to_owned(),
-        seed: cell.seed,
-        task: TaskInfo {
-            name: cell.task.clone(),
-            kind: data.kind.name().to_owned(),
-            metric: metric.name().to_owned(),
-            higher_is_better: metric.higher_is_better(),
-            in_points: metric.in_points(),
-            index: plan.origin.task + cell.task_index,
-            digest: data.digest.clone(),
-            splits: data.splits.iter().map(split_info).collect(),
-        },
-        model: ModelInfo {
-            name: plan.source.name.clone(),
-            architecture: plan.source.architecture().to_owned(),
-            source: plan.experiment.model.source.clone(),
-            digest: plan.source.digest.clone(),
-            dtype: match plan.experiment.model.dtype {
-                DtypeSpec::F32 => "f32",
-                DtypeSpec::Bf16 => "bf16",
-            }
-            .to_owned(),
-            trained_dtype: "f32".to_owned(),
-        },
-        status: Status::Failed,
-        message: String::new(),
-        parameters: cell.parameters.clone(),
-        settings: cell.settings.clone(),
-        warnings: plan.warnings[cell.task_index].clone(),
-        measured: None,
-        environment: Environment {
-            device: plan.device.describe(),
-            threads: crate::execute::threads_here() as u64,
-            jobs: plan.experiment.jobs as u64,
-            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            cpu: peftlab_meter::environment().cpu,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            program: program.to_owned(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        },
-    }
-}
-
-fn split_info(counts: &SplitCounts) -> SplitInfo {
-    SplitInfo {
-        name: counts.name.clone(),
-        rows: counts.rows,
-        examples: counts.examples,
-        tokens: counts.tokens,
-        cut: counts.cut,
-        dropped: counts.dropped.iter().cloned().collect(),
-    }
-}
+pub use record::empty_record;
 
 /// Runs `cell` and writes its record, `runs/STEM.json` in `out`, with its tables and adapter beside it. Of a trial
 /// no more is kept than its record, in `trials/`, and the table of its steps.
@@ -124,10 +66,7 @@ pub fn run_cell(
             }
             None => write_table(&predictions_path(&path), &outcome.validation.items)?,
         }
-        adapter::write(
-            &params::tensors(&outcome.model, |info| outcome.stored(info)),
-            &path.with_extension("safetensors"),
-        )?;
+        adapter::write(&outcome.kept, &path.with_extension("safetensors"))?;
     }
     record.status = Status::Done;
     record.measured = Some(outcome.measured);
@@ -204,26 +143,22 @@ impl Scorer<'_> {
     }
 }
 
+/// Bytes of a base model up to which a method's merging is checked although nobody asked for the merged model's loss:
+/// beyond, a second set of weights may be too much for the device.
+const MERGED_UNASKED: u64 = 1 << 30;
+
 /// What the splits are called that are scored.
 pub(crate) const VALIDATION: &str = "validation";
 pub(crate) const TEST: &str = "test";
 
 struct Outcome {
-    model: Model,
-    /// Names of the tensors that were trained, or drawn for want of others.
-    own: Vec<String>,
+    /// Tensors that were trained, or drawn for want of others.
+    kept: BTreeMap<String, HostTensor>,
     history: History,
     validation: Evaluation,
     /// Where there is a test set.
     test: Option<Evaluation>,
     measured: Measured,
-}
-
-impl Outcome {
-    /// Baking may replace what was trained by something else that stands for it; what was drawn is in no checkpoint.
-    fn stored(&self, info: &ParamInfo) -> bool {
-        info.trained || self.own.contains(&info.name)
-    }
 }
 
 impl Run<'_> {
@@ -233,7 +168,7 @@ impl Run<'_> {
         phase("load")?;
         let device = self.scorer.plan.device.tensors.clone().autodiff();
         let (mut attached, step0_difference) = self.attach(&device)?;
-        self.check_count(&attached)?;
+        check_count(self.method(), &attached)?;
         let base_bytes = attached.base_bytes() as u64;
         let feeder = self.scorer.feeder(&mut attached.model, &device);
         let held = Held::by(&mut attached.model);
@@ -267,10 +202,13 @@ impl Run<'_> {
         self.check_finite(&attached.model)?;
         let parameters_end =
             attached.parameters(self.method()).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
-        let Attached { mut model, .. } = attached;
+        let Attached { mut model, outline } = attached;
         let trained = params::infos(&model).into_iter().filter(|info| info.trained).map(|info| info.name);
-        let own = trained.chain(self.scorer.head.drawn.iter().cloned()).collect();
+        let own: Vec<String> = trained.chain(self.scorer.head.drawn.iter().cloned()).collect();
         model.bake();
+        // baking may replace what was trained by something else that stands for it; what was drawn is in no checkpoint
+        let kept = params::tensors(&model, |info| info.trained || own.contains(&info.name));
+        self.check_card(&model.valid(), &outline, &kept, base_bytes)?;
 
         phase("evaluate")?;
         let valid = model.valid();
@@ -296,7 +234,7 @@ impl Run<'_> {
             weights_digest: weights_digest(&model),
             losses_digest: losses_digest(&history),
         };
-        Ok(Outcome { model, own, history, validation, test, measured })
+        Ok(Outcome { kept, history, validation, test, measured })
     }
 
     /// Says of an evaluation that failed after training began what to do.
@@ -364,10 +302,14 @@ impl Run<'_> {
         let mut attached = Attached::new(model, method, self.cell.seed, device)
             .map_err(|reason| HarnessError::input(&self.scorer.plan.experiment.path, reason.to_string()))?;
         let after = self.first_logits(&mut attached.model, device);
-        // virtual tokens come first: the last logits are those of the same tokens
-        let both = before.iter().rev().zip(after.iter().rev());
-        let difference = both.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-        Ok((attached, difference))
+        let card = method.card();
+        let to_base = Difference::between(&before, &after);
+        let to_quantised = (card.identity == Identity::Quantised).then(|| {
+            let mut quantised = without_updates(&attached.model);
+            Difference::between(&self.first_logits(&mut quantised, device), &after)
+        });
+        check_step_0(card, to_base, to_quantised, self.rounding())?;
+        Ok((attached, to_base.largest))
     }
 
     /// Logits of one example, for the comparison at step 0.
@@ -380,17 +322,38 @@ impl Run<'_> {
         values.iter::<f32>().collect()
     }
 
-    fn check_count(&self, attached: &Attached) -> Result<(), HarnessError> {
+    /// How far computations of the same logits may lie apart.
+    fn rounding(&self) -> Rounding {
+        let plan = self.scorer.plan;
+        Rounding::of(plan.source.dtype, plan.device.kind() == "cpu")
+    }
+
+    /// What the method's card says of merging, and its count of what is stored, against the model after training.
+    fn check_card(
+        &self,
+        model: &Model,
+        outline: &Outline,
+        kept: &BTreeMap<String, HostTensor>,
+        base_bytes: u64,
+    ) -> Result<(), HarnessError> {
         let method = self.method();
-        let counted =
-            attached.parameters(method).map_err(|reason| HarnessError::Failed(reason.to_string()))?;
-        let predicted = &self.cell.parameters;
-        if (counted.adapter, counted.head) != (predicted.adapter, predicted.head) {
-            return Err(HarnessError::Failed(format!(
-                "`{}` trains {} + {} parameters, but counted {} + {}: a mistake in the method's count",
-                self.cell.label, counted.adapter, counted.head, predicted.adapter, predicted.head
-            )));
+        let drawn = &self.scorer.head.drawn;
+        let own = kept.iter().filter(|(name, _)| !drawn.contains(name));
+        check_stored(method, outline, own.map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice())))?;
+        let card = method.card();
+        let merges = matches!(card.merge, MergeKind::Exact | MergeKind::ZeroPoints);
+        // merged weights stand beside the old ones for a moment
+        if !merges || !(self.scorer.training.evaluate_merged || base_bytes <= MERGED_UNASKED) {
+            return Ok(());
         }
+        let device = &self.scorer.plan.device.tensors;
+        let (mut model, mut merged) = (model.clone(), model.clone());
+        let place = merged.merge().err();
+        let difference = Difference::between(
+            &self.first_logits(&mut model, device),
+            &self.first_logits(&mut merged, device),
+        );
+        check_merge(card, place.as_deref().map_or(Ok(difference), Err), self.rounding())?;
         Ok(())
     }
 

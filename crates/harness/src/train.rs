@@ -1,5 +1,9 @@
 //! The training loop and the evaluation, for one cell.
 
+pub(crate) mod kernels;
+pub(crate) mod loss;
+pub(crate) mod step;
+
 use std::collections::HashSet;
 
 use burn::module::ParamId;
@@ -18,9 +22,9 @@ use rand_chacha::ChaCha8Rng;
 use crate::device;
 use crate::error::HarnessError;
 use crate::experiment::{Keep, TrainingSpec};
-use crate::kernels::KernelWatch;
-use crate::loss::{FirstToken, Targets, loss};
-use crate::step::Stepper;
+use crate::train::kernels::KernelWatch;
+use crate::train::loss::{FirstToken, Targets, loss};
+use crate::train::step::Stepper;
 
 /// A batch on the device.
 struct DeviceBatch {

@@ -1,5 +1,5 @@
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use peftlab_layers::{
     Attached, Context, Initializer, Inner, Merged, Model, ProjectionAdapter, ProjectionInfo, Role,
 };
@@ -142,7 +142,11 @@ impl ProjectionAdapter for Ia3Adapter {
             return Some(weights.with_weight(|weight| weight * vector.unsqueeze_dim(1)));
         }
         let mut merged = weights.with_weight(|weight| weight * vector.clone().unsqueeze_dim(0));
-        merged.bias = merged.bias.map(|bias| bias * vector);
+        merged.bias = merged.bias.map(|bias| {
+            // in f32 and rounded once, as the weight is
+            let dtype = bias.dtype();
+            (bias.cast(DType::F32) * vector).cast(dtype)
+        });
         Some(merged)
     }
 }

@@ -1,5 +1,5 @@
 use burn::module::Param;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use peftlab_layers::{Initializer, Linear, Model};
 use peftlab_ops::{Packed, Scheme};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,8 @@ fn alternate(
     iterations: usize,
     init: &mut Initializer,
 ) -> (Packed, Option<(Tensor<2>, Tensor<2>)>) {
-    let weight = weight.clone().detach();
+    // in f32, as what is unpacked is
+    let weight = weight.clone().detach().cast(DType::F32);
     let mut factors: Option<(Tensor<2>, Tensor<2>)> = None;
     let mut packed = Packed::quantise(&weight.clone().transpose(), scheme);
     for round in 0..iterations {

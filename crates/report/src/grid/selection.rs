@@ -89,7 +89,7 @@ pub(super) fn by_plan(manifest: &Manifest, records: &[(PathBuf, Record)]) -> Sel
     let mut notes = Vec::new();
     if foreign > 0 {
         notes.push(format!(
-            "{} in runs/ {} not of this plan (other settings, data or program) and left out",
+            "{} in runs/ {} not of this plan (other settings, model or data) and left out",
             counted(foreign, "record"),
             is(foreign)
         ));

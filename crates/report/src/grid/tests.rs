@@ -71,7 +71,7 @@ fn a_plan_decides_what_is_in_a_table_and_under_which_names() {
     assert_eq!((grid.name.as_str(), grid.model.as_str(), grid.seeds), ("planned", "the model (1.00 k)", 2));
     assert_eq!(
         grid.notes,
-        ["2 records in runs/ are not of this plan (other settings, data or program) and left out"]
+        ["2 records in runs/ are not of this plan (other settings, model or data) and left out"]
     );
     // a cell that has yet to run, and one of which a seed has
     let cell = &grid.rows[0].cells[0];

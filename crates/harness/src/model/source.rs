@@ -10,12 +10,12 @@ use peftlab_peft::{DynMethod, Outline};
 use peftlab_tasks::{TaskData, TaskKind, TaskSpec};
 use serde_json::Value;
 
-use crate::attach::is_trained;
 use crate::error::HarnessError;
 use crate::experiment::{DtypeSpec, Experiment, HeadSpec, WeightsSpec};
-use crate::labels::{self, Followed, Order, Whose};
-use crate::special::padding;
-use crate::untied::{EMBEDDINGS, LM_HEAD, Untied};
+use crate::model::attach::is_trained;
+use crate::model::labels::{self, Followed, Order, Whose};
+use crate::model::special::padding;
+use crate::model::untied::{EMBEDDINGS, LM_HEAD, Untied};
 
 /// A model's configuration, and where its weights are.
 pub struct ModelSource {

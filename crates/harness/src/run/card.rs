@@ -8,8 +8,8 @@ use peftlab_layers::Model;
 use peftlab_layers::params::{self, ParamInfo};
 use peftlab_peft::{Card, DynMethod, Identity, MergeKind, Outline};
 
-use crate::attach::Attached;
 use crate::error::HarnessError;
+use crate::model::attach::Attached;
 
 /// A method says one thing, and something else was measured. The text names both, and what to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

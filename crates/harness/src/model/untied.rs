@@ -8,7 +8,7 @@ use peftlab_layers::params::HostTensor;
 use peftlab_peft::DynMethod;
 use serde_json::Value;
 
-use crate::adapter;
+use crate::model::adapter;
 
 /// A language model's output layer.
 pub(crate) const LM_HEAD: &str = "lm_head.weight";

@@ -9,7 +9,7 @@ use peftlab_layers::params::{self, HostTensor};
 use peftlab_peft::{DynMethod, Outline};
 
 use crate::error::HarnessError;
-use crate::labels::Order;
+use crate::model::labels::Order;
 
 /// What PEFT puts before the names inside a model that a tuner wraps, and inside one with a prompt in front.
 const PREFIXES: [&str; 2] = ["base_model.model.", "base_model."];
