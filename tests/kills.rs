@@ -231,7 +231,8 @@ fn a_cells_process_holds_its_own_cell() {
         };
         let methods: String = (0..rows).map(row).collect();
         let file = experiment(dir.path(), name, "[0]", 4, &format!("{more}{methods}"));
-        let arguments = ["run", file.to_str().unwrap(), "--out", name, "--only", "row 0", "--task", "sentiment"];
+        let arguments =
+            ["run", file.to_str().unwrap(), "--out", name, "--only", "row 0", "--task", "sentiment"];
         let output = bench(dir.path(), &arguments);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         let (_, record) = Record::read_folder(&dir.path().join(name).join("runs")).unwrap().remove(0);

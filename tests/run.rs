@@ -142,9 +142,8 @@ fn records(out: &Path, folder: &str) -> Vec<(PathBuf, Value)> {
     let mut all: Vec<(PathBuf, Value)> =
         Record::read_folder(&out.join(folder)).unwrap().into_iter().map(read).collect();
     // a cell whose trials all failed has none
-    let rate = |record: &Value| {
-        record["settings"]["training"]["learning_rate"].as_f64().unwrap_or(f64::INFINITY)
-    };
+    let rate =
+        |record: &Value| record["settings"]["training"]["learning_rate"].as_f64().unwrap_or(f64::INFINITY);
     all.sort_by(|(_, a), (_, b)| {
         let key = |record: &Value| (record["row"].as_u64(), record["seed"].as_u64());
         key(a).cmp(&key(b)).then(rate(a).total_cmp(&rate(b)))
@@ -286,11 +285,15 @@ fn what_a_changed_experiment_made_before_is_kept_and_no_table_mixes_it_in() {
     assert!(said.contains("2 cells run again: rank changed"), "{said}");
     assert!(said.contains("2 records in runs/ are not of this plan"), "{said}");
     let second = files();
-    assert!(first.iter().all(|(path, bytes)| second.get(path) == Some(bytes)), "something of before was changed");
+    assert!(
+        first.iter().all(|(path, bytes)| second.get(path) == Some(bytes)),
+        "something of before was changed"
+    );
     let said = run(2, "[0, 1]", &[]);
     assert!(said.contains("4 of 4 cells were done before") && !said.contains("[1/"), "{said}");
     assert_eq!(files(), second);
-    let lora = records(&out, "runs").into_iter().find(|(_, record)| record["settings"]["method"]["rank"] == 2);
+    let lora =
+        records(&out, "runs").into_iter().find(|(_, record)| record["settings"]["method"]["rank"] == 2);
     let lora = lora.unwrap().0;
 
     // a table of predictions that is gone is told, and one that is cut is refused

@@ -13,7 +13,7 @@ use peftlab_tasks::TaskKind;
 use serde_json::{Value, json};
 
 use crate::arguments::{Arguments, Command, Listing, Page};
-use crate::{Outcome, print, say};
+use crate::{Outcome, print, warn};
 
 pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
     match command {
@@ -64,13 +64,6 @@ pub(crate) fn run(command: &Command, registry: &Registry) -> Result<Outcome> {
             (_, Some(root)) => crate::docs::write(root, registry),
             (page, None) => crate::docs::show(page.unwrap_or(Page::Experiment), name.as_deref(), registry),
         },
-    }
-}
-
-/// Says on standard error what a reader of the plan's numbers should know.
-pub(crate) fn warn(warnings: &[String]) {
-    for warning in warnings {
-        say(format!("warning: {warning}"));
     }
 }
 

@@ -98,3 +98,10 @@ pub(crate) fn print(text: impl std::fmt::Display) {
 pub(crate) fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
+
+/// Says on standard error what a reader of the numbers should know.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        say(format!("warning: {warning}"));
+    }
+}

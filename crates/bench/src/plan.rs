@@ -15,10 +15,9 @@ use peftlab_record::{Manifest, Parameters, RUNS, TRIALS};
 use peftlab_report::text_table;
 use serde_json::{Map, Value, json};
 
-use crate::commands::warn;
 use crate::format::{bytes, counted, disk, duration, grouped};
 use crate::run::results_folder;
-use crate::{Outcome, print, say, terminal};
+use crate::{Outcome, print, say, terminal, warn};
 use estimate::Times;
 use states::{Standing, States};
 

@@ -13,10 +13,9 @@ use peftlab_report::Options;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::commands::warn;
 use crate::progress::Shown;
 use crate::terminal::{self, Verbosity};
-use crate::{Outcome, print, say};
+use crate::{Outcome, print, say, warn};
 
 /// The results folder of the experiment `name`, where none is given.
 pub(crate) fn results_folder(out: Option<&Path>, name: &str) -> PathBuf {

@@ -1,6 +1,7 @@
 //! What stands above and below a table. A note on a mark stands only where the mark does.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::content::{Content, Rank};
 use crate::format::counted;
@@ -196,12 +197,14 @@ const LONGEST: usize = 300;
 /// What failed, each reason once.
 fn failures(grid: &Grid) -> Vec<String> {
     let mut reasons: Vec<((&str, &str), Vec<String>)> = Vec::new();
+    let mut said: Vec<String> = Vec::new();
     for row in &grid.rows {
         let everywhere = |failure: &(String, String)| {
             row.cells.len() > 1 && row.cells.iter().all(|cell| cell.failure.as_ref() == Some(failure))
         };
         for (place, (cell, task)) in row.cells.iter().zip(&grid.tasks).enumerate() {
             let Some(failure) = &cell.failure else { continue };
+            said.extend(cell.runs.iter().filter_map(|run| said_by(&grid.records[*run].0)));
             let whole = everywhere(failure);
             if whole && place > 0 {
                 continue;
@@ -225,5 +228,16 @@ fn failures(grid: &Grid) -> Vec<String> {
         };
         format!("{short}: {}: {why}", few(&names))
     };
-    reasons.into_iter().map(line).collect()
+    let mut lines: Vec<String> = reasons.into_iter().map(line).collect();
+    if !said.is_empty() {
+        lines.push(format!("all that failed runs said: {}", few(&said)));
+    }
+    lines
+}
+
+/// The file beside a failed run's record with all that it said, if there is one: where it lies in the results folder.
+fn said_by(record: &Path) -> Option<String> {
+    let file = record.with_extension("stderr.txt");
+    let name = file.file_name()?.to_string_lossy().into_owned();
+    file.is_file().then(|| format!("{}/{name}", peftlab_record::RUNS))
 }
