@@ -87,7 +87,7 @@ impl Job {
             searched: cell.searched.clone(),
             seed: cell.seed,
             trial: cell.trial,
-            inputs: cell.inputs.clone(),
+            inputs: Value::clone(&cell.inputs),
             identity: cell.identity.clone(),
             stem: cell.stem(),
             planned,

@@ -1,8 +1,11 @@
 //! One run of a grid, and what decides its numbers.
 
+use std::fmt::Write;
+use std::sync::Arc;
+
 use peftlab_record::{Parameters, RUNS, Status, TRIALS, Trial};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Place, Plan};
@@ -36,9 +39,10 @@ pub struct Cell {
     pub identity: String,
     /// Everything that decides the numbers, and nothing else.
     #[serde(skip)]
-    pub inputs: Value,
+    pub inputs: Arc<Value>,
     /// Everything that was resolved.
-    pub settings: Value,
+    #[serde(serialize_with = "shared")]
+    pub settings: Arc<Value>,
     /// Training, with the cell's own learning rate.
     #[serde(skip)]
     pub training: TrainingSpec,
@@ -57,6 +61,10 @@ pub struct Cell {
 
 fn as_value<S: serde::Serializer>(parameters: &Parameters, serializer: S) -> Result<S::Ok, S::Error> {
     parameters.serialize(serializer)
+}
+
+fn shared<S: serde::Serializer>(value: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.serialize(serializer)
 }
 
 /// Digits of an identity that stand in names of files.
@@ -82,8 +90,8 @@ impl Cell {
     /// Gives the cell a learning rate, and so another identity.
     pub(crate) fn set_rate(&mut self, rate: f64) {
         self.training.learning_rate = rate;
-        self.settings["training"]["learning_rate"] = json!(rate);
-        self.inputs["training"]["learning_rate"] = json!(rate);
+        Arc::make_mut(&mut self.settings)["training"]["learning_rate"] = json!(rate);
+        Arc::make_mut(&mut self.inputs)["training"]["learning_rate"] = json!(rate);
         self.identity = identity(&self.inputs);
     }
 }
@@ -111,8 +119,8 @@ impl Plan {
             task: task.name.clone(),
             seed,
             identity: identity(&inputs),
-            inputs,
-            settings,
+            inputs: Arc::new(inputs),
+            settings: Arc::new(settings),
             training,
             searched: None,
             failure: None,
@@ -126,7 +134,7 @@ impl Plan {
         let mut cell = self.cells[0].clone();
         if trial {
             cell.trial = true;
-            cell.inputs["trial"] = json!(true);
+            Arc::make_mut(&mut cell.inputs)["trial"] = json!(true);
             cell.identity = identity(&cell.inputs);
         }
         Cell { searched, ..cell }
@@ -167,21 +175,52 @@ impl Plan {
 
 /// The hash that stands for `inputs`.
 fn identity(inputs: &Value) -> String {
-    let digest = hex::encode(Sha256::digest(sorted(inputs).to_string()));
+    let mut text = String::new();
+    write_sorted(inputs, &mut text);
+    let digest = hex::encode(Sha256::digest(text));
     digest[..16].to_owned()
 }
 
-/// `value` with the keys of its objects in order, which serde_json keeps or not as its features say, and they are
-/// anybody's in a build to turn on.
-fn sorted(value: &Value) -> Value {
+/// Writes `value` as JSON with the keys of its objects in order, which serde_json keeps or not as its features say, and
+/// they are anybody's in a build to turn on.
+fn write_sorted(value: &Value, text: &mut String) {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by_key(|(key, _)| *key);
-            let entries = entries.into_iter().map(|(key, value)| (key.clone(), sorted(value)));
-            Value::Object(entries.collect::<Map<_, _>>())
+            text.push('{');
+            for (i, (key, value)) in entries.into_iter().enumerate() {
+                // writing into a string cannot fail
+                let _ = write!(text, "{}{}:", if i > 0 { "," } else { "" }, Value::from(key.as_str()));
+                write_sorted(value, text);
+            }
+            text.push('}');
         }
-        Value::Array(values) => values.iter().map(sorted).collect(),
-        value => value.clone(),
+        Value::Array(values) => {
+            text.push('[');
+            for (i, value) in values.iter().enumerate() {
+                text.push_str(if i > 0 { "," } else { "" });
+                write_sorted(value, text);
+            }
+            text.push(']');
+        }
+        value => {
+            let _ = write!(text, "{value}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_the_same_for_any_order_of_keys() {
+        let value = json!({ "b": [1, { "d": null, "c": "x\"" }], "a": 0.5 });
+        let mut text = String::new();
+        write_sorted(&value, &mut text);
+        assert_eq!(text, r#"{"a":0.5,"b":[1,{"c":"x\"","d":null}]}"#);
+        assert_eq!(identity(&value), identity(&serde_json::from_str(&text).unwrap()));
+        assert_ne!(identity(&value), identity(&json!({ "a": 0.5 })));
     }
 }

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use peftlab_record::{Environment, ModelInfo, Record, SCHEMA, SplitInfo, Status, TaskInfo};
 use peftlab_tasks::SplitCounts;
+use serde_json::Value;
 
 use crate::experiment::DtypeSpec;
 use crate::plan::{Cell, Plan};
@@ -16,7 +17,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         schema: SCHEMA,
         experiment: plan.experiment.name.clone(),
         identity: cell.identity.clone(),
-        inputs: cell.inputs.clone(),
+        inputs: Value::clone(&cell.inputs),
         row: plan.origin.row + cell.row,
         label: cell.label.clone(),
         method: cell.method.clone(),
@@ -47,7 +48,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         status: Status::Failed,
         message: String::new(),
         parameters: cell.parameters.clone(),
-        settings: cell.settings.clone(),
+        settings: Value::clone(&cell.settings),
         warnings: plan.warnings[cell.task_index].clone(),
         measured: None,
         environment: Environment {
