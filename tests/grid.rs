@@ -159,7 +159,9 @@ impl Folder {
     /// Files of a task's data, with this word in them.
     fn data(&self, stem: &str, word: &str) {
         for (split, count) in [("train", 8), ("validation", 4), ("test", 4)] {
-            let row = |i: usize| format!("{word} {split} {i}\t{}\n", if i % 2 == 0 { "bad" } else { "fine" });
+            let row = |i: usize| {
+                format!("{word} {split} {i}\t{}\n", if i.is_multiple_of(2) { "bad" } else { "fine" })
+            };
             let text: String =
                 std::iter::once("text\tlabel\n".to_owned()).chain((0..count).map(row)).collect();
             std::fs::write(self.path(&format!("{stem}-{split}.tsv")), text).unwrap();
