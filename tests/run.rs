@@ -312,6 +312,24 @@ fn what_a_changed_experiment_made_before_is_kept_and_no_table_mixes_it_in() {
 }
 
 #[test]
+fn threads_decide_no_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = experiment(dir.path(), "threads", "[0]", 4, METHODS);
+    let run = |threads: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+            .args(["run", file.to_str().unwrap(), "--out", threads])
+            .env("RAYON_NUM_THREADS", threads)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        results(&dir.path().join(threads))
+    };
+    assert_eq!(run("1"), run("3"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
 fn a_cell_ends_with_the_grid_that_started_it() {
     let dir = tempfile::tempdir().unwrap();
     // no other test's cell has its identity
@@ -342,13 +360,12 @@ fn a_cell_ends_with_the_grid_that_started_it() {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    if cfg!(target_os = "linux") {
-        wait(1);
-    }
+    wait(1);
     drop(grid);
     wait(0);
 }
 
+#[cfg(target_os = "linux")]
 /// A process that is killed when this is dropped, as a test that fails does, too.
 struct Ended(std::process::Child);
 

@@ -125,6 +125,9 @@ pub(crate) fn allocate(name: &str, bytes: u64) -> Result<Outcome> {
 
 /// Two reports, or two results folders.
 pub(crate) fn compare(ours: &Path, theirs: Option<&Path>) -> Result<Outcome> {
+    for side in [Some(ours), theirs].into_iter().flatten() {
+        std::fs::metadata(side).map_err(|error| HarnessError::read(side, &error))?;
+    }
     let text = match (ours.is_dir(), theirs.map(Path::is_dir)) {
         (true, None | Some(true)) => peftlab_report::compare_runs(ours, theirs)?,
         (false, None | Some(false)) => {

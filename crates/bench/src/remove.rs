@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &RemoveArguments) -> Result<Outcome> {
     }
     let (mut removed, mut outcome) = (0, Outcome::Done);
     for (path, record) in &chosen {
-        match remove(&results.dir, path, &record.identity)? {
+        match remove(&results.dir, path, record)? {
             Some(_) => removed += 1,
             None => {
                 say(format!("warning: {}: is kept, for a run works on its cell", path.display()));

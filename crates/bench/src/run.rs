@@ -10,7 +10,7 @@ use peftlab_harness::execute::{
 use peftlab_harness::plan::Plan;
 use peftlab_peft::Registry;
 use peftlab_report::Options;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::progress::Shown;
@@ -57,9 +57,10 @@ pub(crate) fn experiment(
     Ok(summary(&outcome, &out))
 }
 
-/// At the first signal what runs is ended, and at the second this process, too.
+/// At the first signal what runs is ended, and at the second this process, too. SIGHUP stays what it is: to be ignored
+/// under `nohup`, and else to end this process, with which its cells end.
 pub(crate) fn stop_at_signals(executor: &Arc<Processes>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("signals cannot be caught")?;
     let executor = Arc::clone(executor);
     std::thread::spawn(move || {
         for _ in signals.forever() {

@@ -220,7 +220,10 @@ pub fn write_safetensors(
         .map_err(|error| CheckpointError::new(path, format!("cannot be written: {error}")))?;
     let write = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let prefix = format!(".{stem}.partial-");
         let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix);
         // as other programs make files: readable for whom the umask says, not for their owner alone
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

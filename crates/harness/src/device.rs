@@ -37,10 +37,18 @@ impl OpenDevice {
             "cpu" => Ok(Self::cpu()),
             "cubecl-cpu" => cubecl_cpu(),
             "auto" => Ok(cuda(0).unwrap_or_else(|_| Self::cpu())),
-            _ => match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
-                Some(index) => cuda(index),
-                None => Err(HarnessError::Device(format!("`{name}` is not one; use cpu, cuda:0 or auto"))),
-            },
+            _ => cuda(index_of(name)?),
+        }
+    }
+
+    /// Whether there are devices of this name, here or on another machine.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn check_name(name: &str) -> Result<(), HarnessError> {
+        match name {
+            "cpu" | "cubecl-cpu" | "auto" => Ok(()),
+            _ => index_of(name).map(drop),
         }
     }
 
@@ -92,6 +100,12 @@ impl OpenDevice {
         );
         facts
     }
+}
+
+/// The number of the GPU that is called `name`.
+fn index_of(name: &str) -> Result<usize, HarnessError> {
+    let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+    index.ok_or_else(|| HarnessError::Device(format!("`{name}` is not one; use cpu, cuda:0 or auto")))
 }
 
 /// Bytes in use now: the device's as its allocator says; on the CPU all that the program has allocated, where that

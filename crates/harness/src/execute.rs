@@ -29,7 +29,7 @@ use store::Store;
 pub use executor::{Ended, Executor, Failure, Line};
 pub use job::Job;
 pub use process::Processes;
-pub(crate) use process::threads_here;
+pub(crate) use process::threads;
 pub use remove::{files, remove, running};
 pub use store::Why;
 pub(crate) use store::changed;
@@ -165,11 +165,11 @@ pub fn states(plan: &Plan, out: &Path) -> Result<Vec<(Cell, Option<Why>)>, Harne
     let runs = Store::read(&out.join(RUNS))?;
     let settled = settle::settled(plan, &trials);
     let with_reason = |store: &Store, cell: Cell| {
-        let why = store.why(plan, &cell);
-        (cell, why)
+        let why = store.why(plan, &cell)?;
+        Ok((cell, why))
     };
     let all = plan.trials.iter().cloned().map(|cell| with_reason(&trials, cell));
-    Ok(all.chain(settled.into_iter().map(|cell| with_reason(&runs, cell))).collect())
+    all.chain(settled.into_iter().map(|cell| with_reason(&runs, cell))).collect()
 }
 
 /// The cells of `plan` with the learning rates that the trials in the results folder `out` speak for. Those whose trials
@@ -205,12 +205,17 @@ pub fn run_grid(
         let folder = out.join(TRIALS);
         outcome.trials = grid.stage(&asked(plan.trials.clone()), &folder, planned_cells, 0)?;
     }
-    let cells = settle::settled(plan, &Store::read(&out.join(TRIALS))?);
+    let settled = settle::settled(plan, &Store::read(&out.join(TRIALS))?);
     // before the cells are run: a table drawn meanwhile knows which records it is of
-    plan.manifest(&cells).write(out)?;
-    let cells = asked(cells);
+    plan.manifest(&settled).write(out)?;
+    let cells = asked(settled.clone());
     let waiting = planned_cells - cells.len();
     outcome.cells = grid.stage(&cells, &out.join(RUNS), 0, waiting)?;
+    // another run on this folder may be of an edited experiment: what is drawn now is this one's table
+    let manifest = plan.manifest(&settled);
+    if Manifest::read(out)?.as_ref() != Some(&manifest) {
+        manifest.write(out)?;
+    }
     outcome.cells.all += waiting;
     outcome.cells.open += waiting;
     Ok(outcome)
@@ -239,13 +244,13 @@ impl Grid<'_> {
         let mut reasons = BTreeMap::new();
         let (mut open, mut before, mut seen) = (VecDeque::new(), 0, HashSet::new());
         for cell in cells {
-            let missing = self.complete(cell, &store)?;
-            match store.why(self.plan, cell).filter(|_| missing) {
+            self.complete(cell, &store)?;
+            match store.why(self.plan, cell)? {
                 None => before += 1,
+                // rows of the same settings under two labels are one run
                 Some(why) => {
-                    *reasons.entry(why).or_insert(0) += 1;
-                    // rows of the same settings under two labels are one run
                     if seen.insert(&cell.identity) {
+                        *reasons.entry(why).or_insert(0) += 1;
                         open.push_back(cell);
                     }
                 }
@@ -280,22 +285,22 @@ impl Grid<'_> {
         Ok(count)
     }
 
-    /// Brings the record of a cell up to what is asked of it without running it: scores from its predictions, and what
-    /// its learning rate was chosen from, which may have grown. Whether something is missing still.
-    fn complete(&self, cell: &Cell, store: &Store) -> Result<bool, HarnessError> {
-        let Some((path, record)) = store.entry(cell).filter(|(_, record)| record.status == Status::Done)
-        else {
-            return Ok(true);
+    /// Brings the record of a cell up to what is asked of it as far as that needs no run.
+    fn complete(&self, cell: &Cell, store: &Store) -> Result<(), HarnessError> {
+        let done = |record: &Record| record.status == Status::Done;
+        let Some((path, record)) = store.entry(cell).filter(|(_, record)| done(record)) else {
+            return Ok(());
         };
-        let scored = rescore::add_scores(self.plan, cell, path, record)?;
-        let mut updated = scored.clone().unwrap_or_else(|| record.clone());
-        if let Some(measured) = &mut updated.measured {
-            measured.training.searched.clone_from(&cell.searched);
+        if rescore::completed(self.plan, cell, path, record)?.is_none() {
+            return Ok(());
         }
-        if updated != *record {
-            updated.write(path)?;
+        // who works on it writes it; and what was read before the claim may be another by now
+        let Some(_claim) = Claim::take(self.out, &cell.identity)? else { return Ok(()) };
+        let record = Record::read(path)?;
+        match rescore::completed(self.plan, cell, path, &record)?.filter(done) {
+            Some(completed) => Ok(completed.write(path)?),
+            None => Ok(()),
         }
-        Ok(store.lacks(self.plan, cell, &updated).is_some())
     }
 }
 
@@ -354,16 +359,27 @@ impl<'a, 'p> Running<'a, 'p> {
             None => self.executor.run(&job, &mut |line| self.progress().line(cell, line))?,
         };
         match ended {
-            Ended::Well => self.finish(cell, &Record::read(&job.record_path())?, tally),
+            Ended::Well => match job.written() {
+                Some(record) => self.finish(cell, &record, tally),
+                None => {
+                    let message = "its process ended well and left no record".to_owned();
+                    self.progress().stopped(cell, &message);
+                    tally.stopped += 1;
+                }
+            },
             Ended::Claimed => locked(&self.queue).elsewhere.push_back(cell),
             Ended::Failed(failure) => match self.record_failure(cell, &job, &failure)? {
                 Some(record) => self.finish(cell, &record, tally),
                 None => locked(&self.queue).elsewhere.push_back(cell),
             },
-            Ended::Stopped(why) => {
-                tally.stopped += 1;
-                self.progress().stopped(cell, &why);
-            }
+            Ended::Stopped(why) => match job.written().filter(|record| record.status == Status::Done) {
+                // stopped when all was done
+                Some(record) => self.finish(cell, &record, tally),
+                None => {
+                    tally.stopped += 1;
+                    self.progress().stopped(cell, &why);
+                }
+            },
         }
         Ok(())
     }
@@ -385,7 +401,10 @@ impl<'a, 'p> Running<'a, 'p> {
         let mut record = empty_record(self.plan, cell, self.program);
         record.status = failure.status();
         record.message.clone_from(&failure.message);
-        record.write(&path)?;
+        // one that is done and was to be measured once more stays what it is
+        if !Record::read(&path).is_ok_and(|before| before.status == Status::Done) {
+            record.write(&path)?;
+        }
         if !failure.said.trim().is_empty() {
             peftlab_record::write_atomic(&worker::said_path(&path), failure.said.as_bytes())?;
         }
@@ -404,7 +423,7 @@ impl<'a, 'p> Running<'a, 'p> {
         std::thread::sleep(LOOK);
         let claim = Claim::take(self.out, &cell.identity)?;
         let job = Job::new(self.plan, cell, self.out, self.program, self.planned);
-        match (claim, job.done_elsewhere()) {
+        match (claim, job.written()) {
             (None, _) => locked(&self.queue).elsewhere.push_back(cell),
             (Some(_), Some(record)) => self.finish(cell, &record, tally),
             (Some(_), None) => locked(&self.queue).open.push_back(cell),

@@ -169,7 +169,8 @@ pub struct TrainingSpec {
     /// Whether the model is scored on validation once more after the method was merged into the weights, where it can be
     /// (`merged` in the record).
     pub evaluate_merged: bool,
-    /// Examples in one forward pass of an evaluation. It changes time and memory, not what is scored.
+    /// Examples in one forward pass of an evaluation. It changes time and memory, and a score by no more than
+    /// rounding.
     pub evaluate_batch_size: usize,
     /// First optimizer steps to leave out of all rates and step times, for they are slower: memory is allocated, kernels
     /// are compiled and tuned.

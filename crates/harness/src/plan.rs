@@ -94,7 +94,9 @@ impl Plan {
     /// # Errors
     /// As [`Experiment::read`] and [`Plan::new`].
     pub fn outline(path: &Path, registry: &Registry) -> Result<Self, HarnessError> {
-        Self::new(Experiment::read(path, registry)?, OpenDevice::cpu())
+        let experiment = Experiment::read(path, registry)?;
+        OpenDevice::check_name(&experiment.device)?;
+        Self::new(experiment, OpenDevice::cpu())
     }
 
     /// The plan as a results folder keeps it, with the identities that `cells` have: a table is made of those.

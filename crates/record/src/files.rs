@@ -170,7 +170,8 @@ pub fn read_columns<const N: usize>(
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
     let write = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = shared_file().tempfile_in(folder)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut file = shared_file().prefix(&partial_prefix(&name)).tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
@@ -178,12 +179,28 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RecordError> {
     };
     write().map_err(|error: std::io::Error| RecordError::File {
         path: path.to_owned(),
-        message: format!("cannot be written: {error}; choose another folder with --out"),
+        message: match error.kind() {
+            // what was done is done: elsewhere it would have to be done again
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                format!("cannot be written: {error}; make room there, and give the same command again")
+            }
+            _ => format!("cannot be written: {error}; choose another folder with --out"),
+        },
     })
 }
 
+/// How the names of files begin that are on the way to becoming the file `name` of a run, or another one of the same stem.
+/// What begins so when nobody writes them is what a killed writer left.
+pub fn partial_prefix(name: &str) -> String {
+    // a label may have points; what follows the identity, the last part, is the kind of a file
+    let (before, last) = name.rsplit_once("--").map_or(("", name), |(before, last)| (before, last));
+    let last = last.split('.').next().unwrap_or_default();
+    let between = if before.is_empty() { "" } else { "--" };
+    format!(".{before}{between}{last}.partial-")
+}
+
 /// Makes temporary files as other programs make theirs: readable for whom the umask says, not for their owner alone.
-fn shared_file() -> tempfile::Builder<'static, 'static> {
+fn shared_file<'a>() -> tempfile::Builder<'a, 'a> {
     let builder = tempfile::Builder::new();
     #[cfg(unix)]
     let builder = {
@@ -192,4 +209,18 @@ fn shared_file() -> tempfile::Builder<'static, 'static> {
         builder
     };
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_half_written_is_known_by_its_stem() {
+        let stem = "lora-0.5--task--seed0--0a1b2c3d";
+        for file in ["", ".json", ".steps.csv", ".stderr.txt"] {
+            assert_eq!(partial_prefix(&format!("{stem}{file}")), format!(".{stem}.partial-"));
+        }
+        assert_eq!(partial_prefix("table.md"), ".table.partial-");
+    }
 }

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 pub use device::{DevicePeakSource, DeviceReport, Measure};
 pub use files::{
-    predictions_path, read_columns, read_table, steps_path, validation_predictions_path, write_atomic,
-    write_table,
+    partial_prefix, predictions_path, read_columns, read_table, steps_path, validation_predictions_path,
+    write_atomic, write_table,
 };
 pub use kernels::{KernelProfile, KernelTime};
 pub use manifest::{MANIFEST, Manifest, PlannedCell, PlannedMethod, PlannedTask};

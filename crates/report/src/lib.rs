@@ -67,7 +67,7 @@ pub enum ReportError {
 }
 
 /// Reads the records of the results folder `dir`, and writes `table.md`, `table.csv`, `table.tex`, `report.html`
-/// and `plots/` into it. A plot that cannot be drawn is a warning: the tables are there.
+/// and `plots/` into it. A page or plot that cannot be written is a warning: the tables are there.
 ///
 /// # Errors
 /// Where there are no records, one cannot be read, an option names what is not there, or a table cannot be written.
@@ -84,13 +84,17 @@ pub fn report(dir: &Path, options: &Options) -> Result<Report, ReportError> {
         ("table.md", table::markdown(&grid, &columns)),
         ("table.csv", table::csv(&grid)),
         ("table.tex", table::latex(&grid, &columns)),
-        ("report.html", page::page(&grid, &columns)?),
     ] {
         let path = dir.join(name);
         write_atomic(&path, text.as_bytes())?;
         files.push(path);
     }
     let mut warnings = Vec::new();
+    let page = dir.join("report.html");
+    match write_atomic(&page, page::page(&grid, &columns)?.as_bytes()) {
+        Ok(()) => files.push(page),
+        Err(error) => warnings.push(error.to_string()),
+    }
     match plot::all(&grid, &dir.join("plots")) {
         Ok(plots) => files.extend(plots),
         Err(error) => warnings.push(error.to_string()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use peftlab_peft::Registry;
-use peftlab_record::{RUNS, Record, TRIALS, Trial};
+use peftlab_record::{RUNS, Record, Status, TRIALS, Trial};
 use peftlab_tasks::TaskSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -100,14 +100,29 @@ impl Job {
         self.out.join(folder).join(format!("{}.json", self.stem))
     }
 
-    /// Its record, where another run has written it since the grid was planned.
-    pub(super) fn done_elsewhere(&self) -> Option<Record> {
+    /// Its record, if it has been written since the grid was planned, here or by another run that shares the work and may
+    /// have another name for the cell.
+    pub(super) fn written(&self) -> Option<Record> {
         let path = self.record_path();
-        let written = std::fs::metadata(&path).and_then(|file| file.modified()).ok()?;
-        let written = written.duration_since(UNIX_EPOCH).ok()?.as_millis();
-        Record::read(&path)
-            .ok()
-            .filter(|record| written >= u128::from(self.planned) && record.identity == self.identity)
+        let entries = std::fs::read_dir(path.parent()?).ok()?;
+        let ending = format!("--{}.json", self.stem.rsplit("--").next()?);
+        let of_cell = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(&ending)))
+            .filter(|entry| self.is_new(&entry.path()));
+        let mut records: Vec<Record> = of_cell
+            .filter_map(|entry| Record::read(&entry.path()).ok())
+            .filter(|record| record.identity == self.identity)
+            .collect();
+        records.sort_by_key(|record| record.status == Status::Done);
+        records.pop()
+    }
+
+    /// Whether the file at `path` was written since the grid was planned.
+    fn is_new(&self, path: &Path) -> bool {
+        let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        written.is_some_and(|written| written.as_millis() >= u128::from(self.planned))
     }
 
     /// The plan of this cell alone, and the cell.

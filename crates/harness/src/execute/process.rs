@@ -16,14 +16,9 @@ use crate::error::HarnessError;
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Threads for each of `jobs` cells that run at the same time; the user's own setting comes first.
-fn threads(jobs: usize) -> usize {
+pub(crate) fn threads(jobs: usize) -> usize {
     let own = std::env::var(THREADS).ok().and_then(|threads| threads.parse().ok());
     own.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from) / jobs).max(1)
-}
-
-/// Threads that this process has for tensors.
-pub(crate) fn threads_here() -> usize {
-    threads(1)
 }
 
 /// Runs each cell as `bench cell`, which reads its job from the standard input and ends when that does: a cell ends

@@ -3,18 +3,33 @@
 use std::fs::{OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+use peftlab_record::Record;
+
 use super::claim::{CLAIMS, Claim};
 use crate::error::HarnessError;
 
-/// Removes the record at `path`, of the cell with this identity, in the results folder `out` with all that is beside it: the tables of its steps and
-/// predictions, its adapter, what it said on its standard error. The files that were removed, the record itself first; none
-/// where a run works on its cell at the moment.
+/// Removes `record`, which lies at `path` in the results folder `out`, with all that is beside it: the tables of its steps
+/// and predictions, its adapter, what it said on its standard error. The files that were removed, the record itself first;
+/// none where a run works on its cell at the moment, or has made another record of it since.
 ///
 /// # Errors
 /// Where a file cannot be removed, or the folder cannot be read.
-pub fn remove(out: &Path, path: &Path, identity: &str) -> Result<Option<Vec<PathBuf>>, HarnessError> {
+pub fn remove(out: &Path, path: &Path, record: &Record) -> Result<Option<Vec<PathBuf>>, HarnessError> {
+    remove_of(out, path, &record.identity, record.environment.started)
+}
+
+/// As [`remove`], of the cell with this identity, whose record says that its run began `started` seconds after 1970.
+fn remove_of(
+    out: &Path,
+    path: &Path,
+    identity: &str,
+    started: u64,
+) -> Result<Option<Vec<PathBuf>>, HarnessError> {
     // nobody begins to write what is about to be removed
     let Some(_claim) = Claim::take(out, identity)? else { return Ok(None) };
+    if Record::read(path).is_ok_and(|now| now.environment.started != started) {
+        return Ok(None);
+    }
     let files = files(path)?;
     for file in &files {
         match std::fs::remove_file(file) {
@@ -72,10 +87,10 @@ mod tests {
         let path = runs.join("a--1.json");
         let claim = Claim::take(dir.path(), "identity").unwrap();
         assert_eq!(running(dir.path()), ["identity"]);
-        assert_eq!(remove(dir.path(), &path, "identity").unwrap(), None);
+        assert_eq!(remove_of(dir.path(), &path, "identity", 0).unwrap(), None);
         drop(claim);
         assert!(running(dir.path()).is_empty());
-        let removed = remove(dir.path(), &path, "identity").unwrap().unwrap();
+        let removed = remove_of(dir.path(), &path, "identity", 0).unwrap().unwrap();
         let names = ["a--1.json", "a--1.stderr.txt", "a--1.steps.csv"];
         assert_eq!(removed, names.map(|name| runs.join(name)));
         assert_eq!(std::fs::read_dir(&runs).unwrap().count(), 2);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use peftlab_record::{Measured, Record, Status, Trial};
 use peftlab_tasks::Metric;
 
-use super::store::Store;
+use super::store::{Store, lacks};
 use crate::plan::{Cell, Plan};
 
 /// What the trials of a method on a task came to.
@@ -32,7 +32,7 @@ pub(crate) fn settled(plan: &Plan, records: &Store) -> Vec<Cell> {
         let metric = plan.data[cell.task_index].metrics[0];
         let trials = trials.get(&(cell.row, cell.task_index)).into_iter().flatten();
         let record = |trial: &&Cell| {
-            let record = records.find(trial).filter(|record| records.lacks(plan, trial, record).is_none())?;
+            let record = records.find(trial).filter(|record| lacks(plan, trial, record).is_none())?;
             Some((trial.training.learning_rate, record))
         };
         let done: Vec<(f64, &Record)> = trials.map(record).collect::<Option<_>>()?;

@@ -7,6 +7,7 @@ use peftlab_peft::MergeKind;
 use peftlab_record::{Record, Status};
 use serde_json::Value;
 
+use super::rescore::completed;
 use crate::error::HarnessError;
 use crate::plan::{Cell, Plan};
 
@@ -74,34 +75,19 @@ impl Store {
         self.by_identity.get(&cell.identity).map(|index| &self.records[*index])
     }
 
-    /// Why `cell` has to be run; none where it is done.
-    pub(crate) fn why(&self, plan: &Plan, cell: &Cell) -> Option<Why> {
-        match self.find(cell) {
-            Some(record) if record.status == Status::Done => self.lacks(plan, cell, record).map(Why::Again),
+    /// Why `cell` has to be run; none where it is done, or can be completed from what is there.
+    ///
+    /// # Errors
+    /// Where a table of predictions beside its record is none.
+    pub(crate) fn why(&self, plan: &Plan, cell: &Cell) -> Result<Option<Why>, HarnessError> {
+        Ok(match self.entry(cell) {
+            Some((path, record)) if record.status == Status::Done => {
+                let completed = completed(plan, cell, path, record)?;
+                lacks(plan, cell, completed.as_ref().unwrap_or(record)).map(Why::Again)
+            }
             Some(_) => Some(Why::Failed),
             None => Some(self.before(cell)),
-        }
-    }
-
-    /// What `record`, which is the cell's, was not asked for when it was made and is now.
-    pub(crate) fn lacks(&self, plan: &Plan, cell: &Cell, record: &Record) -> Option<String> {
-        let measured = record.measured.as_ref()?;
-        let wanted = &cell.training;
-        let method = &plan.experiment.methods[cell.row].method;
-        let merges = matches!(method.card().merge, MergeKind::Exact | MergeKind::ZeroPoints);
-        let main = plan.data[cell.task_index].metrics[0].name();
-        let scored = measured.validation.iter().any(|score| score.metric == main);
-        let missing = [
-            (wanted.evaluate_start && measured.training.validation_loss_before.is_none(), "evaluate_start"),
-            (
-                wanted.evaluate_merged && merges && !cell.trial && measured.merged.is_empty(),
-                "evaluate_merged",
-            ),
-            (wanted.profile_kernels && measured.kernels.is_none(), "profile_kernels"),
-            (!scored, main),
-        ];
-        let (_, what) = missing.into_iter().find(|(is_missing, _)| *is_missing)?;
-        Some(format!("`{what}` was not measured"))
+        })
     }
 
     /// What distinguishes `cell` from the record that is most like it.
@@ -109,12 +95,34 @@ impl Store {
         let seed = cell.seed.to_string();
         let places = [&cell.label, &cell.method].map(|name| [name.clone(), cell.task.clone(), seed.clone()]);
         let near = places.iter().find_map(|place| self.by_place.get(place));
-        let differences = |index: &usize| differences(&self.records[*index].1.inputs, &cell.inputs);
-        match near.into_iter().flatten().map(differences).min_by_key(Vec::len) {
+        let inputs = |index: &usize| &self.records[*index].1.inputs;
+        // a trial of another rate is another trial
+        let rate = |inputs: &Value| inputs["training"]["learning_rate"].clone();
+        let same = |inputs: &&Value| !cell.trial || rate(inputs) == rate(&cell.inputs);
+        let before = near.into_iter().flatten().map(inputs).filter(same);
+        match before.map(|before| differences(before, &cell.inputs)).min_by_key(Vec::len) {
             None => Why::New,
             Some(keys) => Why::Again(told(&keys)),
         }
     }
+}
+
+/// What `record`, which is the cell's, was not asked for when it was made and is now.
+pub(crate) fn lacks(plan: &Plan, cell: &Cell, record: &Record) -> Option<String> {
+    let measured = record.measured.as_ref()?;
+    let wanted = &cell.training;
+    let method = &plan.experiment.methods[cell.row].method;
+    let merges = matches!(method.card().merge, MergeKind::Exact | MergeKind::ZeroPoints);
+    let main = plan.data[cell.task_index].metrics[0].name();
+    let scored = measured.validation.iter().any(|score| score.metric == main);
+    let missing = [
+        (wanted.evaluate_start && measured.training.validation_loss_before.is_none(), "evaluate_start"),
+        (wanted.evaluate_merged && merges && !cell.trial && measured.merged.is_empty(), "evaluate_merged"),
+        (wanted.profile_kernels && measured.kernels.is_none(), "profile_kernels"),
+        (!scored, main),
+    ];
+    let (_, what) = missing.into_iter().find(|(is_missing, _)| *is_missing)?;
+    Some(format!("`{what}` was not measured"))
 }
 
 /// What distinguishes the inputs of a record from those that it would have now, in words.
@@ -154,6 +162,9 @@ fn differences(before: &Value, now: &Value) -> Vec<String> {
 const NAMED: usize = 3;
 
 fn told(keys: &[String]) -> String {
+    if keys.is_empty() {
+        return "its record has another identity than its inputs give".to_owned();
+    }
     let names: BTreeSet<String> = keys.iter().map(|path| named(path)).collect();
     let more = names.len().saturating_sub(NAMED);
     let mut text = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");

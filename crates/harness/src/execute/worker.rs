@@ -4,11 +4,12 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use peftlab_peft::Registry;
-use peftlab_record::Status;
+use peftlab_record::{Status, partial_prefix};
 
 use super::claim::Claim;
 use super::executor::Line;
 use super::job::Job;
+use super::store::lacks;
 use crate::error::HarnessError;
 use crate::run::run_cell;
 
@@ -40,10 +41,12 @@ pub fn work(registry: &Registry, line: &mut dyn FnMut(&Line)) -> Result<Worked, 
         std::process::exit(1);
     });
     let Some(_claim) = Claim::take(&job.out, &job.identity)? else { return Ok(Worked::Claimed) };
-    show_in_lists(&job);
+    clear(&job);
+    let (plan, cell) = job.plan(registry)?;
     // another run may have done it since this one was asked for
-    if job.done_elsewhere().is_none_or(|record| record.status != Status::Done) {
-        let (plan, cell) = job.plan(registry)?;
+    let done = job.written().filter(|record| record.status == Status::Done);
+    if done.is_none_or(|record| lacks(&plan, &cell, &record).is_some()) {
+        let _shown = Shown::new(&job);
         run_cell(&plan, &cell, &job.program, &job.out, &mut |event| line(&Line::from(&event)))?;
         // what it said when it failed before is of no more use; where it did not, there is none
         let _ = std::fs::remove_file(said_path(&job.record_path()));
@@ -56,7 +59,35 @@ pub fn said_path(record: &Path) -> PathBuf {
     record.with_extension("stderr.txt")
 }
 
-/// Gives the process the cell's name in lists of processes, where the system has a file for that.
-fn show_in_lists(job: &Job) {
-    let _ = std::fs::write("/proc/self/comm", format!("cell {}", &job.identity[..8.min(job.identity.len())]));
+/// Removes what was half-written when the cell was killed before: nobody else writes files of a cell that is claimed.
+fn clear(job: &Job) {
+    let path = job.record_path();
+    let entries = path.parent().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
+    let partial = partial_prefix(&job.stem);
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(&partial) {
+            // what cannot be removed does no harm
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The process has the cell's name in lists of processes while this is there, if the system has a file for that.
+struct Shown;
+
+impl Shown {
+    fn new(job: &Job) -> Self {
+        Self::name(&format!("cell {}", &job.identity[..8.min(job.identity.len())]));
+        Self
+    }
+
+    fn name(name: &str) {
+        let _ = std::fs::write("/proc/self/comm", name);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        Self::name("bench");
+    }
 }

@@ -202,6 +202,14 @@ impl Reader<'_> {
     fn file_names(&mut self, tasks: &[TaskSpec], methods: &[MethodSpec]) {
         let names = tasks.iter().map(|task| ("task", &task.name));
         for (what, name) in names.chain(methods.iter().map(|method| ("label", &method.label))) {
+            if let Some(sign) = name.chars().find(|sign| is_invisible(*sign)) {
+                let message = format!(
+                    "the {what} `{}` has the sign {}, which no table can show; take it out",
+                    name.escape_debug(),
+                    sign.escape_unicode()
+                );
+                self.mistake(0..0, &message);
+            }
             if plain(name).is_empty() || name.len() > LONGEST_NAME {
                 let message = format!(
                     "the {what} `{name}` stands in names of files: give it letters or digits, and at most {LONGEST_NAME} bytes"
@@ -343,6 +351,11 @@ impl Reader<'_> {
 fn page(table: &str) -> String {
     let section = table.trim_matches(['[', ']']);
     format!("; see `bench docs experiment` (docs/experiment.md#{section})")
+}
+
+/// Signs that act on what stands around them: ends of lines, codes of terminals, directions of writing.
+fn is_invisible(sign: char) -> bool {
+    sign.is_control() || matches!(sign, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn repeated<T: Copy + Eq + std::hash::Hash>(mut names: impl Iterator<Item = T>) -> Option<T> {

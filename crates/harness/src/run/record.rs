@@ -53,7 +53,7 @@ pub fn empty_record(plan: &Plan, cell: &Cell, program: &str) -> Record {
         measured: None,
         environment: Environment {
             device: plan.device.describe(),
-            threads: crate::execute::threads_here() as u64,
+            threads: crate::execute::threads(plan.experiment.jobs) as u64,
             jobs: plan.experiment.jobs as u64,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: peftlab_meter::environment().cpu,

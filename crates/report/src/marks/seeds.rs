@@ -21,7 +21,7 @@ pub(crate) enum SeedsNeeded {
     TooFewItems(f64),
     /// With more than so many.
     MoreThan(usize),
-    /// Each method has one seed, so that nothing is known of others.
+    /// Each method has one seed, or all came to the same, so that nothing is known of others.
     Unknown,
 }
 
@@ -44,6 +44,10 @@ pub(super) fn needed(column: &Column, difference: f64) -> SeedsNeeded {
         return SeedsNeeded::Unknown;
     }
     let variances = Variances::new(column);
+    // seeds that all came to the same say nothing of how others would differ
+    if variances.run == 0.0 {
+        return SeedsNeeded::Unknown;
+    }
     let Ok(normal) = Normal::new(0.0, 1.0) else { return SeedsNeeded::Unknown };
     let range = range_critical(column.len());
     let least = (range + normal.inverse_cdf(POWER)) * variances.items.sqrt();
