@@ -197,7 +197,8 @@ pub fn run_grid(
     let asked =
         |cells: Vec<Cell>| -> Vec<Cell> { cells.into_iter().filter(|cell| wanted.has(cell)).collect() };
     let program = program_digest()?;
-    let planned = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let planned = now.saturating_sub(COARSE);
     let mut grid = Grid { plan, program, planned, out, executor, progress };
     let mut outcome = Outcome::default();
     let planned_cells = asked(plan.cells.clone()).len();
@@ -328,6 +329,9 @@ struct Running<'a, 'p> {
     progress: Mutex<&'p mut dyn Progress>,
     queue: Mutex<Queue<'a>>,
 }
+
+/// Milliseconds by which the clock of a file system may be behind.
+const COARSE: u64 = 20;
 
 /// How often a run looks after cells that another one works on.
 const LOOK: Duration = Duration::from_millis(200);

@@ -2,12 +2,13 @@
 
 mod scores;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use peftlab_record::{
-    DevicePeakSource, DeviceReport, Measure, Memory, Record, RecordError, Step, read_table, steps_path,
+    DevicePeakSource, DeviceReport, Measure, Memory, Record, RecordError, Status, Step, read_table,
+    steps_path,
 };
 
 use crate::format::{grouped, mebibytes, significant};
@@ -114,6 +115,36 @@ fn rows<'r>(ours: &'r Side, theirs: Option<&'r Side>) -> Vec<(&'r str, &'r str)>
     rows
 }
 
+/// What makes rows of two folders another experiment, a sentence for each such thing: models, data, or training that are
+/// not alike. What a side does not tell is not held against it.
+fn unlike(ours: &Side, theirs: &Side, rows: &[(&str, &str)]) -> Vec<String> {
+    let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (task, label) in rows {
+        let first = |side: &'_ Side| {
+            let here = side.runs.iter().map(|(_, run)| run);
+            here.filter(|run| run.task.name == *task && run.label == *label)
+                .max_by_key(|run| run.status == Status::Done)
+                .cloned()
+        };
+        let (Some(own), Some(other)) = (first(ours), first(theirs)) else { continue };
+        let digests = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+        let training = |run: &Record| {
+            let training = run.measured.as_ref().map(|measured| &measured.training)?;
+            Some((training.planned_steps, training.batch_size, training.learning_rate))
+        };
+        let trained = training(&own).zip(training(&other));
+        let differs = [
+            ("other models", digests(&own.model.digest, &other.model.digest)),
+            ("other data", digests(&own.task.digest, &other.task.digest)),
+            ("other steps, batches or learning rates", trained.is_some_and(|(own, other)| own != other)),
+        ];
+        for (what, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+            found.entry(what).or_default().push(format!("{label} on {task}"));
+        }
+    }
+    found.into_iter().map(|(what, rows)| format!("not alike, {what}: {}", rows.join(", "))).collect()
+}
+
 /// The most telling kind of memory that some row has on every side that it is on.
 fn peak_kind(pairs: &[Pair]) -> (&'static str, Pick) {
     let has = |entry: &Entry, pick: Pick| entry.memory.iter().any(|memory| pick(memory).is_some());
@@ -168,6 +199,9 @@ pub fn compare_runs(ours: &Path, theirs: Option<&Path>) -> Result<String, Report
     );
     let mut text = table(&lines, &notes);
     if let Some(theirs) = &theirs {
+        for note in unlike(&ours, theirs, &rows) {
+            text = format!("{text}{note}\n");
+        }
         let scores = scores::table(&ours, theirs, &rows)?;
         if !scores.is_empty() {
             text = format!("{scores}\n{text}");
