@@ -156,7 +156,9 @@ impl Grid {
             };
         }
         // nothing is the best where nothing can be told from it
-        let told = marks.marks.iter().any(|mark| matches!(mark, Mark::Different(_)));
+        let equal = scored.iter().all(|(_, score)| *score == scored[0].1);
+        let mut others = scored.iter().filter(|(i, _)| *i != best);
+        let told = !equal && !others.all(|(i, _)| matches!(marks.marks[*i], Mark::Tied(_)));
         self.rows[best].cells[column].best = told;
         self.rows[second].cells[column].second = told && scored.len() > 2;
         self.tasks[column].marks = Some(marks);

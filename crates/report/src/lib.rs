@@ -126,7 +126,7 @@ mod tests {
         std::fs::write(dir.path().join("plots"), "").unwrap();
         let drawn = report(dir.path(), &Options::default()).unwrap();
         assert!(drawn.text.contains("method 2"), "{}", drawn.text);
-        assert_eq!(drawn.files.len(), 3);
+        assert_eq!(drawn.files.len(), 4);
         assert!(drawn.files.iter().all(|file| file.is_file()));
         assert!(drawn.warnings.len() == 1 && drawn.warnings[0].contains("plots"), "{:?}", drawn.warnings);
         // a table that cannot be written is an error
