@@ -90,18 +90,30 @@ pub fn report(dir: &Path, options: &Options) -> Result<Report, ReportError> {
         files.push(path);
     }
     let mut warnings = Vec::new();
-    let page = dir.join("report.html");
-    match write_atomic(&page, page::page(&grid, &columns)?.as_bytes()) {
-        Ok(()) => files.push(page),
+    // neither needs the other, and most of a report's time goes into them
+    let (page, plots) = std::thread::scope(|scope| {
+        let page = scope.spawn(|| write_page(&grid, &columns, dir));
+        let plots = plot::all(&grid, &dir.join("plots"));
+        (page.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), plots)
+    });
+    match page {
+        Ok(page) => files.push(page),
         Err(error) => warnings.push(error.to_string()),
     }
-    match plot::all(&grid, &dir.join("plots")) {
+    match plots {
         Ok(plots) => files.extend(plots),
         Err(error) => warnings.push(error.to_string()),
     }
     let profiles = kernels::tables(grid.records.iter().map(|(_, record)| record));
     let text = table::terminal(&grid, &columns, options.width) + &profiles;
     Ok(Report { text, files, warnings })
+}
+
+/// Writes the page of a results folder, and gives its path.
+fn write_page(grid: &Grid, columns: &Columns, dir: &Path) -> Result<PathBuf, ReportError> {
+    let path = dir.join("report.html");
+    write_atomic(&path, page::page(grid, columns)?.as_bytes())?;
+    Ok(path)
 }
 
 #[cfg(test)]
