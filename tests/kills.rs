@@ -46,6 +46,17 @@ fn results(out: &Path) -> BTreeMap<String, String> {
     records.into_iter().map(|(_, record)| digest(record)).collect()
 }
 
+/// A run of the experiment `file` in `dir` that is still going on.
+fn begun(program: &Path, dir: &Path, file: &str) -> Child {
+    Command::new(program)
+        .args(["run", file, "--out", "out"])
+        .current_dir(dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 struct Runs {
     dir: PathBuf,
     children: [Option<Child>; 2],
@@ -153,13 +164,7 @@ fn a_hundred_kills_leave_the_table_that_an_undisturbed_run_has() {
 fn a_stopped_run_says_what_is_kept_and_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
     experiment(dir.path(), "stopped", "[910, 911, 912]", 40, METHODS);
-    let child = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args(["run", "stopped.toml", "--out", "out"])
-        .current_dir(dir.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = begun(Path::new(env!("CARGO_BIN_EXE_bench")), dir.path(), "stopped.toml");
     let start = Instant::now();
     let records = || {
         let names = std::fs::read_dir(dir.path().join("out/runs")).into_iter().flatten();
@@ -184,13 +189,7 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
     let file = experiment(dir.path(), "edited", "[920, 921]", 10, METHODS);
     let program = dir.path().join("bench");
     std::fs::copy(env!("CARGO_BIN_EXE_bench"), &program).unwrap();
-    let child = Command::new(&program)
-        .args(["run", "edited.toml", "--out", "out"])
-        .current_dir(dir.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = begun(&program, dir.path(), "edited.toml");
     let start = Instant::now();
     while !dir.path().join("out/plan.json").is_file() {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing was begun");
@@ -214,11 +213,7 @@ fn what_becomes_of_experiment_and_program_meanwhile_does_not_matter() {
     other.extend_from_slice(b"rebuilt");
     std::fs::write(&program, other).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let again = Command::new(&program)
-        .args(["run", "edited.toml", "--out", "out"])
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let again = begun(&program, dir.path(), "edited.toml").wait_with_output().unwrap();
     assert!(text(&again).contains("4 of 4 cells were done before"), "{}", text(&again));
 }
 

@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use peftlab_harness::execute::Wanted;
 use peftlab_report::Options;
 
 use crate::plan::PlanArguments;
 use crate::remove::RemoveArguments;
 use crate::terminal::{self, Verbosity};
 use crate::version;
+use crate::wanted::WantedCells;
 
 /// Benchmarks parameter-efficient fine-tuning methods: which one, and what does it cost?
 #[derive(Parser, Debug)]
@@ -176,26 +176,6 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", conflicts_with_all = ["page", "name"])]
         write: Option<PathBuf>,
     },
-}
-
-/// Some cells of a grid.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct WantedCells {
-    /// The cells of this row's label, or of all rows of this method, alone; may be given several times.
-    #[arg(long, value_name = "LABEL|METHOD")]
-    only: Vec<String>,
-    /// The cells of this task alone; may be given several times.
-    #[arg(long, value_name = "NAME")]
-    task: Vec<String>,
-    /// The cells with this seed alone; may be given several times.
-    #[arg(long, value_name = "SEED")]
-    seed: Vec<u64>,
-}
-
-impl WantedCells {
-    pub(crate) fn parsed(&self) -> Wanted {
-        Wanted { methods: self.only.clone(), tasks: self.task.clone(), seeds: self.seed.clone() }
-    }
 }
 
 /// What of a table is shown, and in which order.

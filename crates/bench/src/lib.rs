@@ -16,6 +16,7 @@ mod run;
 mod show;
 mod terminal;
 mod version;
+mod wanted;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use peftlab_record::{Record, Status};
 
 use crate::format::{bytes, counted};
 use crate::results::Results;
+use crate::wanted::WantedCells;
 use crate::{Outcome, print, say};
 
 /// One of these at the least says which records are meant: a folder is not emptied by a word too few.
@@ -21,15 +22,8 @@ const WHICH: [&str; 5] = ["only", "task", "seed", "failed", "stale"];
 pub(crate) struct RemoveArguments {
     /// The results folder.
     dir: PathBuf,
-    /// Records of this row's label, or of all rows of this method; may be given several times.
-    #[arg(long, value_name = "LABEL|METHOD")]
-    only: Vec<String>,
-    /// Records of this task; may be given several times.
-    #[arg(long, value_name = "NAME")]
-    task: Vec<String>,
-    /// Records of this seed; may be given several times.
-    #[arg(long, value_name = "SEED")]
-    seed: Vec<u64>,
+    #[command(flatten)]
+    cells: WantedCells,
     /// Records of cells that did not end well.
     #[arg(long)]
     failed: bool,
@@ -83,13 +77,11 @@ pub(crate) fn run(arguments: &RemoveArguments) -> Result<Outcome> {
 
 impl RemoveArguments {
     fn has(&self, results: &Results, record: &Record) -> bool {
-        let named =
-            |names: &[String], own: &[&String]| names.is_empty() || own.iter().any(|own| names.contains(own));
         // what a plan holds of trials it does not say
         let is_stale = || results.planned(record) == Some(false) && !is_trial(results, record);
-        named(&self.only, &[&record.label, &record.method])
-            && named(&self.task, &[&record.task.name])
-            && (self.seed.is_empty() || self.seed.contains(&record.seed))
+        let wanted = self.cells.parsed();
+        wanted.names(&record.label, &record.method, &record.task.name)
+            && (wanted.seeds.is_empty() || wanted.seeds.contains(&record.seed))
             && (!self.failed || record.status != Status::Done)
             && (!self.stale || is_stale())
     }
@@ -109,8 +101,12 @@ fn check(arguments: &RemoveArguments, results: &Results) -> Result<()> {
         known.dedup();
         bail!("{flag}: no record is of `{wrong}`; there are {}", known.join(", "))
     };
-    known("--only", &arguments.only, all().flat_map(|record| [&record.label, &record.method]).collect())?;
-    known("--task", &arguments.task, all().map(|record| &record.task.name).collect())
+    known(
+        "--only",
+        &arguments.cells.only,
+        all().flat_map(|record| [&record.label, &record.method]).collect(),
+    )?;
+    known("--task", &arguments.cells.task, all().map(|record| &record.task.name).collect())
 }
 
 /// Asks on the terminal.

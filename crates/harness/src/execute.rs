@@ -126,10 +126,15 @@ impl Wanted {
 
     /// Whether `cell` is asked for. Every trial of a method on a task is: a choice needs all of them.
     pub fn has(&self, cell: &Cell) -> bool {
-        let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
-        (self.methods.is_empty() || named(&self.methods, &cell.label) || named(&self.methods, &cell.method))
-            && (self.tasks.is_empty() || named(&self.tasks, &cell.task))
+        self.names(&cell.label, &cell.method, &cell.task)
             && (self.seeds.is_empty() || cell.trial || self.seeds.contains(&cell.seed))
+    }
+
+    /// Whether a row of this label and method is asked for on this task, whatever the seed.
+    pub fn names(&self, label: &str, method: &str, task: &str) -> bool {
+        let named = |names: &[String], name: &str| names.iter().any(|known| known == name);
+        (self.methods.is_empty() || named(&self.methods, label) || named(&self.methods, method))
+            && (self.tasks.is_empty() || named(&self.tasks, task))
     }
 }
 

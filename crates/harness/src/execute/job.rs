@@ -103,19 +103,23 @@ impl Job {
     /// Its record, if it has been written since the grid was planned, here or by another run that shares the work and may
     /// have another name for the cell.
     pub(super) fn written(&self) -> Option<Record> {
-        let path = self.record_path();
-        let entries = std::fs::read_dir(path.parent()?).ok()?;
+        let own = self.record_path();
+        // a folder of ten thousand cells is not looked through for the one that was written here
+        let done = |record: &Record| record.status == Status::Done;
+        if let Some(here) = self.new_record(&own).filter(done) {
+            return Some(here);
+        }
         let ending = format!("--{}.json", self.stem.rsplit("--").next()?);
-        let of_cell = entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(&ending)))
-            .filter(|entry| self.is_new(&entry.path()));
-        let mut records: Vec<Record> = of_cell
-            .filter_map(|entry| Record::read(&entry.path()).ok())
-            .filter(|record| record.identity == self.identity)
-            .collect();
-        records.sort_by_key(|record| record.status == Status::Done);
-        records.pop()
+        let entries = std::fs::read_dir(own.parent()?).ok()?.filter_map(Result::ok);
+        let of_cell =
+            entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(&ending)));
+        of_cell.filter_map(|entry| self.new_record(&entry.path())).max_by_key(done)
+    }
+
+    /// The record at `path`, if it is of this cell and was written since the grid was planned.
+    fn new_record(&self, path: &Path) -> Option<Record> {
+        let record = self.is_new(path).then(|| Record::read(path).ok()).flatten();
+        record.filter(|record| record.identity == self.identity)
     }
 
     /// Whether the file at `path` was written since the grid was planned.
